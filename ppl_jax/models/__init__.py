@@ -1,0 +1,1 @@
+"""The student: a BERT encoder, its scorer, and weights in and out."""

@@ -1,0 +1,306 @@
+"""BERT encoder in Flax NNX, numerically that of Hugging Face's `BertModel`.
+
+Shape letters: N segments, T tokens, H hidden size.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+
+# What `from_hf` insists on: key, accepted value, value when the key is absent.
+_FIXED = (
+  ("model_type", "bert", "bert"),
+  ("hidden_act", "gelu", "gelu"),
+  ("position_embedding_type", "absolute", "absolute"),
+  ("is_decoder", False, False),
+  ("add_cross_attention", False, False),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """Sizes of the encoder, named as in a Hugging Face `config.json`."""
+
+  vocab_size: int
+  hidden_size: int
+  num_hidden_layers: int
+  num_attention_heads: int
+  intermediate_size: int
+  max_position_embeddings: int
+  type_vocab_size: int = 2
+  layer_norm_eps: float = 1e-12
+  pad_token_id: int = 0
+  initializer_range: float = 0.02
+
+  def __post_init__(self):
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(
+        "hidden_size must be a multiple of num_attention_heads, got "
+        f"{self.hidden_size} and {self.num_attention_heads}; change either."
+      )
+    if self.type_vocab_size < 2:
+      raise ValueError(
+        "type_vocab_size must be at least 2 (context and last utterance), got "
+        f"{self.type_vocab_size}; use an encoder with two token types."
+      )
+
+  @classmethod
+  def from_hf(cls, config: Mapping[str, Any]) -> "BertConfig":
+    """Reads the contents of a Hugging Face `config.json`.
+
+    Args:
+      config: the parsed JSON object; keys that only concern training or other
+        heads are ignored.
+
+    Raises:
+      ValueError: a size is missing, or the config asks for something this
+        encoder does not compute (another activation, relative positions, a
+        decoder, another architecture).
+    """
+    for key, accepted, default in _FIXED:
+      if config.get(key, default) != accepted:
+        raise ValueError(
+          f"The encoder's config.json must have {key} = {accepted!r}, got "
+          f"{config[key]!r}; choose a plain BERT encoder."
+        )
+    fields = dataclasses.fields(cls)
+    missing = [
+      field.name
+      for field in fields
+      if field.default is dataclasses.MISSING and field.name not in config
+    ]
+    if missing:
+      raise ValueError(
+        f"The encoder's config.json must give every size, got none for "
+        f"{', '.join(missing)}; add them."
+      )
+    return cls(
+      **{
+        field.name: config[field.name]
+        for field in fields
+        if config.get(field.name) is not None
+      }
+    )
+
+  def to_hf(self) -> dict[str, Any]:
+    """Returns the `config.json` object that `from_hf` reads back."""
+    return dataclasses.asdict(self) | {
+      key: accepted for key, accepted, _ in _FIXED
+    }
+
+
+def dropout(x: Array, rate: float, key: Array) -> Array:
+  """Zeroes entries of `x` at random and scales the rest, unbiased.
+
+  Random words are the cost of dropout on a CPU, so each 32-bit word decides
+  four neighbouring entries with a byte each. The keep probability is therefore
+  a multiple of 1/256: k/256 with k = round(256 (1 - rate)), and kept entries
+  are scaled by exactly 256/k. A rate of 0.1 drops 26/256 = 0.1016 of entries.
+
+  The result depends on `key` and the shape of `x` alone: it is the same for
+  every sharding, as `jax.random.bits` is.
+
+  Args:
+    x: [..., H] floating.
+    rate: share of entries to drop, in [0, 1).
+    key: a JAX PRNG key.
+
+  Returns:
+    An array like `x`.
+  """
+  kept = round(256 * (1 - rate))
+  if kept == 256:
+    return x
+  *leading, width = x.shape
+  words = jax.random.bits(key, (*leading, -(-width // 4)), jnp.uint32)
+  draws = jax.lax.bitcast_convert_type(words, jnp.uint8)
+  draws = draws.reshape(*leading, -1)[..., :width]
+  scale = jnp.asarray(256 / kept, x.dtype)
+  return jnp.where(draws < kept, x * scale, jnp.zeros((), x.dtype))
+
+
+def _dropout_at(x: Array, rate: float, key: Array | None, site: int) -> Array:
+  """Dropout with the key of one place in the model; none without a key."""
+  if key is None:
+    return x
+  return dropout(x, rate, jax.random.fold_in(key, site))
+
+
+class _Factory:
+  """Makes submodules with one initialiser, parameter dtype and epsilon."""
+
+  def __init__(self, config: BertConfig, dtype: DTypeLike, rngs: nnx.Rngs):
+    self._config, self._dtype, self._rngs = config, dtype, rngs
+    self._init = nnx.initializers.normal(config.initializer_range)
+
+  def linear(self, size_in: int, size_out: int) -> nnx.Linear:
+    return nnx.Linear(
+      size_in,
+      size_out,
+      dtype=self._dtype,
+      param_dtype=jnp.float32,
+      kernel_init=self._init,
+      rngs=self._rngs,
+    )
+
+  def embed(self, entries: int) -> nnx.Embed:
+    return nnx.Embed(
+      entries,
+      self._config.hidden_size,
+      dtype=self._dtype,
+      param_dtype=jnp.float32,
+      embedding_init=self._init,
+      rngs=self._rngs,
+    )
+
+  def norm(self) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+      self._config.hidden_size,
+      epsilon=self._config.layer_norm_eps,
+      dtype=self._dtype,
+      param_dtype=jnp.float32,
+      use_fast_variance=False,
+      rngs=self._rngs,
+    )
+
+
+class Embeddings(nnx.Module):
+  """Sum of word, position and token type embeddings, normalised."""
+
+  def __init__(self, config: BertConfig, make: _Factory):
+    self.word = make.embed(config.vocab_size)
+    self.position = make.embed(config.max_position_embeddings)
+    self.token_type = make.embed(config.type_vocab_size)
+    self.norm = make.norm()
+
+  def __call__(self, tokens_NxT: Array, context_length_N: Array) -> Array:
+    """Returns [N, T, H]; token type 1 starts at `context_length_N`."""
+    position_T = jnp.arange(tokens_NxT.shape[1])
+    in_context_NxT = position_T[None, :] < context_length_N[:, None]
+    type_0, type_1 = self.token_type(jnp.arange(2))
+    x_NxTxH = self.word(tokens_NxT)
+    x_NxTxH += self.position(position_T)[None]
+    x_NxTxH += jnp.where(
+      in_context_NxT[..., None], type_0[None, None], type_1[None, None]
+    )
+    return self.norm(x_NxTxH)
+
+
+class Layer(nnx.Module):
+  """Self-attention and feed-forward, each added and then normalised."""
+
+  def __init__(self, config: BertConfig, make: _Factory):
+    hidden = config.hidden_size
+    self.heads = config.num_attention_heads
+    self.query = make.linear(hidden, hidden)
+    self.key = make.linear(hidden, hidden)
+    self.value = make.linear(hidden, hidden)
+    self.attention_output = make.linear(hidden, hidden)
+    self.attention_norm = make.norm()
+    self.intermediate = make.linear(hidden, config.intermediate_size)
+    self.output = make.linear(config.intermediate_size, hidden)
+    self.output_norm = make.norm()
+
+  def attention(self, x_NxTxH: Array, length_N: Array) -> Array:
+    """Returns [N, T, H], each token attending to the first `length_N`."""
+    N, T, H = x_NxTxH.shape
+    split = (N, T, self.heads, H // self.heads)
+    y = jax.nn.dot_product_attention(
+      self.query(x_NxTxH).reshape(split),
+      self.key(x_NxTxH).reshape(split),
+      self.value(x_NxTxH).reshape(split),
+      key_value_seq_lengths=length_N,
+    )
+    return self.attention_output(y.reshape(N, T, H))
+
+  def __call__(self, x_NxTxH, length_N, drop_attention, drop_output) -> Array:
+    """Returns [N, T, H]; the two functions apply dropout at their place."""
+    y_NxTxH = drop_attention(self.attention(x_NxTxH, length_N))
+    x_NxTxH = self.attention_norm(x_NxTxH + y_NxTxH)
+    y_NxTxF = jax.nn.gelu(self.intermediate(x_NxTxH), approximate=False)
+    y_NxTxH = drop_output(self.output(y_NxTxF))
+    return self.output_norm(x_NxTxH + y_NxTxH)
+
+
+class Bert(nnx.Module):
+  """The encoder with its pooler.
+
+  Dropout acts on hidden states only (embeddings, attention output, feed-forward
+  output); attention probabilities have none. Holds nothing but `nnx.Param`s.
+
+  Args:
+    config: sizes.
+    dropout: share of hidden entries dropped when a key is given; see `dropout`
+      for its quantisation.
+    dtype: compute dtype, float32 or bfloat16. Parameters are float32.
+    rngs: source of the initial parameters; not kept.
+  """
+
+  def __init__(
+    self,
+    config: BertConfig,
+    *,
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    if not 0 <= dropout < 1:
+      raise ValueError(f"dropout must be in [0, 1), got {dropout}; lower it.")
+    make = _Factory(config, dtype, rngs)
+    self.config = config
+    self.dropout = dropout
+    self.embeddings = Embeddings(config, make)
+    self.layers = nnx.List(
+      [Layer(config, make) for _ in range(config.num_hidden_layers)]
+    )
+    self.pooler = make.linear(config.hidden_size, config.hidden_size)
+
+  def __call__(
+    self,
+    tokens_NxT: Array,
+    length_N: Array,
+    context_length_N: Array,
+    *,
+    dropout_key: Array | None = None,
+  ) -> tuple[Array, Array]:
+    """Encodes segments.
+
+    Args:
+      tokens_NxT: int32 token ids; what lies beyond `length_N` is never attended
+        to.
+      length_N: int32 number of tokens. A row of length 0 (padding) gives finite
+        values without meaning.
+      context_length_N: int32 number of leading tokens of type 0; the rest have
+        type 1.
+      dropout_key: JAX PRNG key of this call; None turns dropout off.
+
+    Returns:
+      Hidden states [N, T, H] of the last layer and the pooled [N, H], in the
+      compute dtype.
+
+    Raises:
+      ValueError: T exceeds the position table.
+    """
+    T = tokens_NxT.shape[1]
+    if self.config.max_position_embeddings < T:
+      raise ValueError(
+        "Segments must fit the encoder's position table of "
+        f"{self.config.max_position_embeddings}, got {T} tokens; lower the "
+        "maximum length."
+      )
+
+    def drop_at(site):
+      return lambda x: _dropout_at(x, self.dropout, dropout_key, site)
+
+    # A row must attend to something, or fused kernels return NaN for it.
+    length_N = jnp.maximum(length_N, 1)
+    x_NxTxH = drop_at(0)(self.embeddings(tokens_NxT, context_length_N))
+    for i, layer in enumerate(self.layers):
+      x_NxTxH = layer(x_NxTxH, length_N, drop_at(2 * i + 1), drop_at(2 * i + 2))
+    return x_NxTxH, jnp.tanh(self.pooler(x_NxTxH[:, 0]))

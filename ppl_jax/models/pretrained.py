@@ -1,0 +1,304 @@
+"""Student weights in and out, in Hugging Face's layout.
+
+Our parameters have the tensors of `BertForSequenceClassification` one to one:
+only names differ, and dense kernels are transposed.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ppl_jax.models import bert, heads
+
+_FILES = (
+  "config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.txt",
+)
+
+_MODULES = {
+  "bert.embeddings.word": "bert.embeddings.word_embeddings",
+  "bert.embeddings.position": "bert.embeddings.position_embeddings",
+  "bert.embeddings.token_type": "bert.embeddings.token_type_embeddings",
+  "bert.embeddings.norm": "bert.embeddings.LayerNorm",
+  "bert.pooler": "bert.pooler.dense",
+  "scorer": "classifier",
+}
+_LAYER_MODULES = {
+  "query": "attention.self.query",
+  "key": "attention.self.key",
+  "value": "attention.self.value",
+  "attention_output": "attention.output.dense",
+  "attention_norm": "attention.output.LayerNorm",
+  "intermediate": "intermediate.dense",
+  "output": "output.dense",
+  "output_norm": "output.LayerNorm",
+}
+_WORDS = "bert.embeddings.word_embeddings.weight"
+_POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+_SCORER = ("classifier.weight", "classifier.bias")
+
+
+def _hf_name(path: tuple[str | int, ...]) -> str:
+  """Name of a parameter's tensor in a Hugging Face checkpoint."""
+  *module, leaf = path
+  if module[:2] == ["bert", "layers"]:
+    _, _, layer, name = module
+    hf_module = f"bert.encoder.layer.{layer}.{_LAYER_MODULES[name]}"
+  else:
+    hf_module = _MODULES[".".join(map(str, module))]
+  return f"{hf_module}.{'bias' if leaf == 'bias' else 'weight'}"
+
+
+def hf_weights(model: heads.Classifier) -> dict[str, np.ndarray]:
+  """Returns float32 tensors as `BertForSequenceClassification` names them."""
+  weights = {}
+  for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+    value = np.asarray(param[...])
+    # safetensors writes memory as it lies: a transposed view will not do.
+    weights[_hf_name(path)] = np.ascontiguousarray(
+      value.T if path[-1] == "kernel" else value
+    )
+  return weights
+
+
+def resolve(name: str) -> pathlib.Path:
+  """Returns the local folder of an encoder, downloading it where needed.
+
+  Args:
+    name: a folder in Hugging Face layout, or a model's name on the hub.
+
+  Raises:
+    ValueError: there is no such folder, and the hub could not be reached, or
+      knows no such model.
+  """
+  folder = pathlib.Path(name).expanduser()
+  if folder.is_dir():
+    return folder
+  if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    raise ValueError(
+      f"The pretrained encoder must be an existing folder, got {name}; correct "
+      "the path."
+    )
+  import huggingface_hub
+
+  try:
+    folder = huggingface_hub.snapshot_download(
+      name, allow_patterns=[*_FILES, "model.safetensors"]
+    )
+    if not (pathlib.Path(folder) / "model.safetensors").exists():
+      folder = huggingface_hub.snapshot_download(
+        name, allow_patterns=[*_FILES, "pytorch_model.bin"]
+      )
+  except Exception as error:  # Each HTTP library and version has its own.
+    raise ValueError(
+      f"The pretrained encoder must be a local folder or a model on the "
+      f"Hugging Face hub, got {name}: no such folder, and the download failed "
+      f"({type(error).__name__}: {error}). Check the name and the network, or "
+      "give a folder with config.json, tokenizer files and model.safetensors."
+    ) from error
+  return pathlib.Path(folder)
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads `config.json` of a folder in Hugging Face layout.
+
+  Raises:
+    ValueError: the file is missing or is not a JSON object.
+  """
+  path = pathlib.Path(folder) / "config.json"
+  try:
+    config = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as error:
+    raise ValueError(
+      f"A pretrained encoder's folder must hold config.json, got {folder} "
+      "without it; give a folder in Hugging Face layout."
+    ) from error
+  except ValueError as error:
+    raise ValueError(
+      f"config.json must be JSON, got {path}: {error}; download it again."
+    ) from error
+  if not isinstance(config, dict):
+    raise ValueError(
+      f"config.json must be a JSON object, got {path} with a "
+      f"{type(config).__name__}; download it again."
+    )
+  return config
+
+
+def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads the tensors of a folder in Hugging Face layout.
+
+  Reads `model.safetensors`, else `pytorch_model.bin`, which needs torch.
+
+  Returns:
+    Arrays by their name in `BertForSequenceClassification`: encoder tensors
+    start with "bert." and norms have weight and bias, whatever class or
+    version wrote the file.
+
+  Raises:
+    ValueError: there is no weight file, it cannot be read, or it is a `.bin`
+      and torch is not installed.
+  """
+  folder = pathlib.Path(folder)
+  safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+  if safe.exists():
+    try:
+      raw = safetensors.numpy.load_file(safe)
+    except safetensors.SafetensorError as error:
+      raise ValueError(
+        f"The weights must be a whole safetensors file, got {safe}: {error}; "
+        "copy or download it again."
+      ) from error
+  elif pickled.exists():
+    raw = _read_pickled(pickled)
+  else:
+    raise ValueError(
+      "A pretrained encoder's folder must hold model.safetensors or "
+      f"pytorch_model.bin, got {folder} with neither; give a folder in Hugging "
+      "Face layout."
+    )
+  prefix = "" if any(name.startswith("bert.") for name in raw) else "bert."
+  weights = {}
+  for name, value in raw.items():
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+    name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+    if name.startswith(("embeddings.", "encoder.", "pooler.")):
+      name = prefix + name
+    weights[name] = value
+  return weights
+
+
+def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
+  try:
+    import torch
+  except ImportError as error:
+    raise ValueError(
+      f"Reading pytorch_model.bin needs PyTorch, got {path} and no torch; "
+      "pip install torch, or put model.safetensors beside it."
+    ) from error
+  tensors = torch.load(path, map_location="cpu", weights_only=True)
+  return {
+    name: tensor.float().numpy()
+    for name, tensor in tensors.items()
+    if tensor.is_floating_point()
+  }
+
+
+def new_classifier(
+  config: bert.BertConfig,
+  num_classes: int,
+  *,
+  dropout: float,
+  dtype: DTypeLike,
+  seed: int,
+) -> heads.Classifier:
+  """Returns a student with random weights."""
+  return heads.Classifier(
+    config, num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(seed)
+  )
+
+
+def load_classifier(
+  folder: pathlib.Path,
+  num_classes: int,
+  vocab_size: int,
+  *,
+  dropout: float,
+  dtype: DTypeLike,
+  seed: int,
+  fresh_pooler: bool = False,
+) -> heads.Classifier:
+  """Returns a student that starts from the weights of a local folder.
+
+  Tokens added to the vocabulary get new random embeddings after the folder's.
+  A scorer in the folder is taken if it has `num_classes` outputs, in the
+  folder's order; otherwise the scorer is new.
+
+  Args:
+    folder: in Hugging Face layout, see `resolve`.
+    num_classes: C.
+    vocab_size: number of tokens of the tokenizer; a folder with more embeddings
+      keeps them all.
+    dropout: rate, see `bert.dropout`.
+    dtype: compute dtype.
+    seed: of everything that is not in the folder.
+    fresh_pooler: starts a pooler where the folder has none (encoders trained on
+      masked words alone); without it, a missing pooler is an error.
+
+  Raises:
+    ValueError: the folder lacks files or tensors, or tensors have other shapes
+      than its config.json says (all are named).
+  """
+  config = bert.BertConfig.from_hf(read_config(folder))
+  weights = read_weights(folder)
+  rng = np.random.default_rng(seed)
+  H = config.hidden_size
+
+  def fresh(*shape):
+    values = rng.normal(0, config.initializer_range, shape)
+    return values.astype(np.float32)
+
+  if weights.get(_SCORER[0], fresh(0)).shape != (num_classes, H):
+    weights[_SCORER[0]] = fresh(num_classes, H)
+    weights[_SCORER[1]] = np.zeros(num_classes, np.float32)
+  if fresh_pooler and not any(name in weights for name in _POOLER):
+    weights[_POOLER[0]] = fresh(H, H)
+    weights[_POOLER[1]] = np.zeros(H, np.float32)
+
+  grown = dataclasses.replace(
+    config, vocab_size=max(config.vocab_size, vocab_size)
+  )
+  graphdef, abstract = nnx.split(
+    nnx.eval_shape(
+      lambda: heads.Classifier(
+        grown, num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(0)
+      )
+    ),
+    nnx.Param,
+  )
+  problems, params = [], []
+  for path, param in nnx.to_flat_state(abstract):
+    name, kernel = _hf_name(path), path[-1] == "kernel"
+    shape = param.shape[::-1] if kernel else param.shape
+    if name == _WORDS:
+      shape = (config.vocab_size, H)
+    if name not in weights:
+      problems.append(f"{name}: missing, needs {list(shape)}")
+      continue
+    value = weights[name]
+    if value.shape != shape:
+      problems.append(
+        f"{name}: has {list(value.shape)}, needs {list(shape)} by config.json"
+      )
+      continue
+    if name == _WORDS and grown != config:
+      value = np.concatenate(
+        [value, fresh(grown.vocab_size - config.vocab_size, H)]
+      )
+    # A copy, since the train step donates its buffers.
+    value = jnp.array(value.T if kernel else value, jnp.float32)
+    params.append((path, param.replace(value)))
+  if problems:
+    hint = (
+      " Encoders trained on masked words alone have no pooler: fresh_pooler "
+      "starts a new one."
+      if any(problem.startswith(_POOLER) for problem in problems)
+      else ""
+    )
+    raise ValueError(
+      f"The weights must have every tensor of a BERT encoder, got in {folder}: "
+      f"{'; '.join(problems)}. Give a folder whose weights and config.json "
+      f"belong together.{hint}"
+    )
+  return nnx.merge(graphdef, nnx.from_flat_state(params))
