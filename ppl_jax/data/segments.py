@@ -1,0 +1,297 @@
+"""Segments: an utterance with the utterances before it, as token ids.
+
+Segment i of a dialogue is `[CLS] context [SEP] utterance i [SEP]`; there are
+as many segments as utterances. The context is a window of stride 1: the
+utterances i - window + 1 to i - 1 of the same dialogue, so that `window`
+counts utterance i itself. Where a segment would be longer than `max_length`
+the context loses its oldest tokens first, and an utterance that is too long
+on its own loses its tail. Token type 0 is `[CLS] context [SEP]`, token type 1
+is `utterance i [SEP]`.
+
+Token ids of a split lie in one flat array, each utterance led by its speaker's
+tokens. The context of an utterance is then the slice just before it, and a
+segment is two slice copies.
+
+Shape letters: U utterances of a split, D dialogues, N segments, T tokens.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+SPECIAL_TOKENS = 3  # [CLS], [SEP] after the context, [SEP] at the end
+MIN_LENGTH = SPECIAL_TOKENS + 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UtteranceTokens:
+  """Token ids of all utterances of a split, without [CLS] and [SEP].
+
+  Attributes:
+    ids: [total] int32, utterance after utterance; may be memory-mapped.
+    offsets: [U + 1] int64; utterance u is `ids[offsets[u]:offsets[u + 1]]`.
+    first: [D + 1] int64; the utterances of dialogue d are `first[d]` to
+      `first[d + 1] - 1`.
+
+  Raises:
+    ValueError: if the three do not describe the same utterances.
+  """
+
+  ids: np.ndarray
+  offsets: np.ndarray
+  first: np.ndarray
+
+  def __post_init__(self):
+    # Slicing np.memmap costs over a microsecond, slicing a plain view of it
+    # a tenth of that.
+    for field, dtype in (
+      ("ids", np.int32),
+      ("offsets", np.int64),
+      ("first", np.int64),
+    ):
+      object.__setattr__(
+        self, field, np.asarray(getattr(self, field), dtype=dtype)
+      )
+    ends = [
+      (int(array[0]), int(array[-1])) if array.size else None
+      for array in (self.offsets, self.first)
+    ]
+    wanted = [(0, self.ids.size), (0, self.offsets.size - 1)]
+    if ends != wanted:
+      raise ValueError(
+        "offsets must run from 0 to the number of ids and first from 0 to the "
+        f"number of utterances, {wanted}; got {ends}. If they come from a "
+        "cache, delete it and tokenize again."
+      )
+
+  @property
+  def num_utterances(self) -> int:
+    """Number of utterances, which is the number of segments."""
+    return self.offsets.size - 1
+
+  @property
+  def num_dialogues(self) -> int:
+    """Number of dialogues."""
+    return self.first.size - 1
+
+  @functools.cached_property
+  def dialogue_start(self) -> np.ndarray:
+    """[U] int64: the first utterance of each utterance's dialogue."""
+    return np.repeat(self.first[:-1], np.diff(self.first))
+
+
+class CutCounts(NamedTuple):
+  """How many segments do not hold all that they should.
+
+  Attributes:
+    context: segments that lost tokens of the utterances in their window.
+    utterance: segments that lost tokens of their own utterance.
+  """
+
+  context: int
+  utterance: int
+
+
+def check(
+  window: int | None,
+  max_length: int,
+  max_position_embeddings: int | None = None,
+) -> None:
+  """Refuses windows and lengths that cannot give segments.
+
+  Args:
+    window: utterances in a segment, or None for all that fit.
+    max_length: tokens in a segment, special tokens included.
+    max_position_embeddings: rows of the student's position table, if known.
+
+  Raises:
+    ValueError: if one of them is out of range.
+  """
+  if window is not None and window < 1:
+    raise ValueError(
+      "window counts the utterance itself and must be at least 1, "
+      f"got {window}; set it to 1 for no context, or to None for all that fits."
+    )
+  if max_length < MIN_LENGTH:
+    raise ValueError(
+      f"max_length must be at least {MIN_LENGTH} to hold [CLS] [SEP] token "
+      f"[SEP], got {max_length}; raise max_length."
+    )
+  if (
+    max_position_embeddings is not None and max_length > max_position_embeddings
+  ):
+    raise ValueError(
+      "max_length must not exceed the student's position table, got "
+      f"max_length={max_length} with {max_position_embeddings} positions; "
+      f"set max_length to {max_position_embeddings} or less, or take a student "
+      "with more positions."
+    )
+
+
+def segment_lengths(
+  tokens: UtteranceTokens, window: int | None, max_length: int
+) -> np.ndarray:
+  """[U] int32: number of tokens of every segment, special tokens included."""
+  check(window, max_length)
+  start_U, _, end_U = _slices(
+    tokens, np.arange(tokens.num_utterances), window, max_length
+  )
+  return (end_U - start_U + SPECIAL_TOKENS).astype(np.int32)
+
+
+def context_lengths(
+  tokens: UtteranceTokens, window: int | None, max_length: int
+) -> np.ndarray:
+  """[U] int32: number of leading tokens of every segment with token type 0."""
+  check(window, max_length)
+  start_U, middle_U, _ = _slices(
+    tokens, np.arange(tokens.num_utterances), window, max_length
+  )
+  return (middle_U - start_U + 2).astype(np.int32)
+
+
+def cut_counts(
+  tokens: UtteranceTokens, window: int | None, max_length: int
+) -> CutCounts:
+  """Counts the segments that `max_length` cuts; one may count in both."""
+  check(window, max_length)
+  utterances_U = np.arange(tokens.num_utterances)
+  start_U, _, end_U = _slices(tokens, utterances_U, window, max_length)
+  oldest_U = _oldest(tokens, utterances_U, window)
+  return CutCounts(
+    context=int(np.count_nonzero(start_U > tokens.offsets[oldest_U])),
+    utterance=int(np.count_nonzero(end_U < tokens.offsets[1:])),
+  )
+
+
+def write_segment(
+  tokens: UtteranceTokens,
+  u: int,
+  row_T: np.ndarray,
+  window: int | None,
+  max_length: int,
+  cls_id: int,
+  sep_id: int,
+) -> None:
+  """Writes the segment of utterance `u` to the start of a row.
+
+  Args:
+    tokens: the split's utterances.
+    u: which utterance, 0 <= u < U.
+    row_T: [T] int32, written in place; already filled with padding, which is
+      left as it is after the segment.
+    window: utterances in a segment, or None for all that fit.
+    max_length: tokens in a segment, special tokens included.
+    cls_id: id of [CLS].
+    sep_id: id of [SEP].
+
+  Raises:
+    ValueError: if there is no utterance `u` or the row is too short.
+  """
+  write_segments(
+    tokens,
+    np.asarray([u]),
+    row_T[np.newaxis],
+    window,
+    max_length,
+    cls_id,
+    sep_id,
+  )
+
+
+def write_segments(
+  tokens: UtteranceTokens,
+  utterances_N: np.ndarray,
+  rows_NxT: np.ndarray,
+  window: int | None,
+  max_length: int,
+  cls_id: int,
+  sep_id: int,
+) -> None:
+  """Writes one segment to the start of each row; see `write_segment`.
+
+  Args:
+    tokens: the split's utterances.
+    utterances_N: [N] integers, which utterance goes to which row.
+    rows_NxT: [N, T] int32, written in place; already filled with padding.
+    window: utterances in a segment, or None for all that fit.
+    max_length: tokens in a segment, special tokens included.
+    cls_id: id of [CLS].
+    sep_id: id of [SEP].
+
+  Raises:
+    ValueError: if an utterance does not exist, the number of rows differs
+      from the number of utterances, or the rows are too short.
+  """
+  check(window, max_length)
+  utterances_N = np.asarray(utterances_N, dtype=np.int64)
+  if len(rows_NxT) != utterances_N.size:
+    raise ValueError(
+      "there must be one row for each utterance, got "
+      f"{len(rows_NxT)} rows for {utterances_N.size} utterances; pass only "
+      "the rows to be written."
+    )
+  if not utterances_N.size:
+    return
+  lowest, highest = int(utterances_N.min()), int(utterances_N.max())
+  if lowest < 0 or highest >= tokens.num_utterances:
+    raise ValueError(
+      f"utterances must be in [0, {tokens.num_utterances}), got {lowest} to "
+      f"{highest}; leave out the rows that hold no segment."
+    )
+  start_N, middle_N, end_N = _slices(tokens, utterances_N, window, max_length)
+  longest = int((end_N - start_N).max()) + SPECIAL_TOKENS
+  if longest > rows_NxT.shape[1]:
+    raise ValueError(
+      f"rows must hold the longest segment, got {rows_NxT.shape[1]} columns "
+      f"for {longest} tokens; choose T from segment_lengths."
+    )
+  ids = tokens.ids
+  rows_NxT[:, 0] = cls_id
+  for row_T, start, middle, end in zip(
+    rows_NxT, start_N.tolist(), middle_N.tolist(), end_N.tolist(), strict=True
+  ):
+    separator = middle - start + 1
+    last = end - start + 2
+    row_T[1:separator] = ids[start:middle]
+    row_T[separator] = sep_id
+    row_T[separator + 1 : last] = ids[middle:end]
+    row_T[last] = sep_id
+
+
+def _oldest(
+  tokens: UtteranceTokens, utterances_N: np.ndarray, window: int | None
+) -> np.ndarray:
+  """[N] int64: the oldest utterance in each one's window and dialogue."""
+  start_N = tokens.dialogue_start[utterances_N]
+  if window is None:
+    return start_N
+  return np.maximum(start_N, utterances_N - window + 1)
+
+
+def _slices(
+  tokens: UtteranceTokens,
+  utterances_N: np.ndarray,
+  window: int | None,
+  max_length: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Where segments lie: context `ids[start:middle]`, own `ids[middle:end]`.
+
+  Args:
+    tokens: the split's utterances.
+    utterances_N: [N] int64.
+    window: utterances in a segment, or None for all that fit.
+    max_length: tokens in a segment, special tokens included.
+
+  Returns:
+    start_N, middle_N, end_N: each [N] int64.
+  """
+  room = max_length - SPECIAL_TOKENS
+  middle_N = tokens.offsets[utterances_N]
+  end_N = np.minimum(tokens.offsets[utterances_N + 1], middle_N + room)
+  start_N = np.maximum(
+    tokens.offsets[_oldest(tokens, utterances_N, window)], end_N - room
+  )
+  return start_N, middle_N, end_N
