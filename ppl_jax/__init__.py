@@ -1,0 +1,1 @@
+"""Small calibrated dialogue classifiers from many LLM votes, in JAX."""

@@ -1,0 +1,1 @@
+"""Dialogues, segments and scores (no JAX), and the Grain pipeline."""
