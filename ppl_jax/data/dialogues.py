@@ -1,4 +1,4 @@
-"""Dialogues with labels, prepared once by TFDS and read by index.
+"""Dialogues with labels, prepared once and read by index.
 
 A dataset is one module in `ppl_jax/data/readers/`, found by the dataset's name:
 
@@ -12,42 +12,32 @@ A dataset is one module in `ppl_jax/data/readers/`, found by the dataset's name:
         in order; nothing for a split that the dataset does not have. A reader
         whose TASK is None is told the config's by the keyword `task`.
     class_names(options) -> tuple[str, ...]      optional, instead of CLASSES
-    download(folder, options) -> Path            optional; gives the source folder
+    download(folder, options) -> Path            optional; gives the source
 
-Errors of `source_files`, `read` and `download` are the user's to read: they name
-the file, the place in it and the remedy.
+Errors of `source_files`, `read` and `download` are the user's to read: they
+name the file, the place in it and the remedy.
 
 Shape letters: L utterances of one dialogue, C classes.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib
 import importlib.util
-import io
 import itertools
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-import tqdm
+
+from ppl_jax.data import storage
 
 SPLITS = ("train", "validation", "test")
 TASKS = ("single_label", "multi_label")
-
-# Part of every key: a change of the features below prepares everything anew.
-_FORMAT = "1.0.0"
-_INCOMPLETE = ".incomplete-"
-_STALE_SECONDS = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +107,8 @@ def load(
       else empty or exactly the reader's.
     task: "single_label" (one class an utterance, or with a single class one or
       none) or "multi_label" (any number).
-    drop_leaks: leave out those train dialogues whose utterances' texts are, word
-      for word, those of a dialogue in validation or test.
+    drop_leaks: leave out those train dialogues whose texts are, word for word,
+      those of a dialogue in validation or test.
     options: flat JSON values for the reader.
 
   Returns:
@@ -132,29 +122,33 @@ def load(
   classes = _classes(reader, name, tuple(classes), options)
   _check_task(reader, name, task)
   home = pathlib.Path(data_dir).expanduser() / name
-  folder = pathlib.Path(source).expanduser() if source else None
-  if folder is None and hasattr(reader, "download"):
-    folder = reader.download(home / "download", options)
-  files = reader.source_files(folder, options)
+  origin = pathlib.Path(source).expanduser() if source else None
+  if origin is None and hasattr(reader, "download"):
+    origin = reader.download(home / "download", options)
+  files = reader.source_files(origin, options)
   key = _key(
-    format=_FORMAT,
+    format=storage.FORMAT,
     name=name,
     version=reader.VERSION,
     classes=classes,
     task=task,
     drop_leaks=bool(drop_leaks),
     options=options,
-    files=[(os.path.relpath(f, folder), _file_sha256(f)) for f in files],
+    files=[(os.path.relpath(f, origin), _file_sha256(f)) for f in files],
   )
-  prepared = home / key
-  if not prepared.exists():
+  folder = home / key
+  if not folder.exists():
 
     def read(split: str) -> Iterator[Dialogue]:
       told = {} if reader.TASK else {"task": task}
-      return reader.read(folder, split, classes, options, **told)
+      return reader.read(origin, split, classes, options, **told)
 
-    _prepare(prepared, read, len(classes), task, bool(drop_leaks))
-  return Dataset(name, classes, task, key, prepared, _open(prepared))
+    parts = _parts(name, read, len(classes), task, bool(drop_leaks))
+    storage.write(folder, parts, len(classes))
+  splits = {
+    split: _Split(records) for split, records in storage.read(folder).items()
+  }
+  return Dataset(name, classes, task, key, folder, splits)
 
 
 def check_gold(gold: np.ndarray, labelled: np.ndarray, task: str) -> None:
@@ -250,53 +244,30 @@ def _key(**parts: Any) -> str:
   return hashlib.sha256(line.encode("utf-8")).hexdigest()[:20]
 
 
-def _prepare(
-  prepared: pathlib.Path,
+def _parts(
+  name: str,
   read: Callable[[str], Iterator[Dialogue]],
   num_classes: int,
   task: str,
   drop_leaks: bool,
-) -> None:
-  """Writes the folder under another name and renames it when it is whole."""
-  prepared.parent.mkdir(parents=True, exist_ok=True)
-  for left in prepared.parent.glob(_INCOMPLETE + "*"):
-    # Left by a killed run: one that is still at work is younger.
-    if left.stat().st_mtime < time.time() - _STALE_SECONDS:
-      shutil.rmtree(left, ignore_errors=True)
-  parts = {split: read(split) for split in reversed(SPLITS)}
+) -> dict[str, Iterator[dict[str, Any]]]:
+  """The records of those splits that have any, checked as they are drawn."""
+  parts = {split: read(split) for split in SPLITS}
   if drop_leaks:
     parts = _without_leaks(parts, read)
   present = {}
-  for split in SPLITS:
-    first = next(parts[split], None)
+  for split, dialogues in parts.items():
+    first = next(dialogues, None)
     if first is not None:
-      present[split] = itertools.chain([first], parts[split])
+      chained = itertools.chain([first], dialogues)
+      checked = _checked(split, chained, num_classes, task)
+      present[split] = map(_record, checked)
   if "train" not in present:
     raise ValueError(
-      f"a dataset needs train dialogues, got none for {prepared.parent.name!r}:"
-      " check config.dataset.source, and config.dataset.drop_leaks if it is set"
+      f"a dataset needs train dialogues, got none for {name!r}: check"
+      " config.dataset.source, and config.dataset.drop_leaks if it is set"
     )
-  work = tempfile.mkdtemp(prefix=_INCOMPLETE, dir=prepared.parent)
-  try:
-    checked = {
-      split: _checked(split, dialogues, num_classes, task)
-      for split, dialogues in present.items()
-    }
-    builder = Dialogues(checked, num_classes, data_dir=work)
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    with _quiet():
-      builder.download_and_prepare(
-        file_format="array_record", download_config=config
-      )
-    os.chmod(work, 0o755)
-    try:
-      os.rename(work, prepared)
-    except OSError:
-      # Another process was faster: what it wrote is the same.
-      if not prepared.exists():
-        raise
-  finally:
-    shutil.rmtree(work, ignore_errors=True)
+  return present
 
 
 def _without_leaks(
@@ -347,8 +318,8 @@ def _checked(
     for i, text in enumerate(dialogue.texts):
       if not text.strip():
         raise ValueError(
-          f"a text must not be empty, got {text!r} for utterance {i} of {where}:"
-          " take the utterance out or give its text"
+          f"a text must not be empty, got {text!r} for utterance {i} of"
+          f" {where}: take the utterance out or give its text"
         )
     try:
       check_gold(dialogue.gold, dialogue.labelled, task)
@@ -357,84 +328,15 @@ def _checked(
     yield dialogue
 
 
-class Dialogues(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder of every dataset: what differs is in the readers."""
-
-  VERSION = tfds.core.Version(_FORMAT)
-  # Readers download what there is to download. Looking for the checksums of
-  # downloads, TFDS imports importlib_resources, which it does not always install.
-  url_infos = None
-
-  def __init__(
-    self,
-    parts: Mapping[str, Iterator[Dialogue]],
-    num_classes: int,
-    **kwargs: Any,
-  ):
-    self._parts = parts
-    self._num_classes = num_classes
-    super().__init__(**kwargs)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    features = tfds.features
-    utterance = {
-      "speaker": features.Text(),
-      "text": features.Text(),
-      "gold": features.Tensor(shape=(self._num_classes,), dtype=np.uint8),
-      "labelled": np.bool_,
-    }
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description="Dialogues with speakers, texts and multi-hot gold labels.",
-      features=features.FeaturesDict(
-        {
-          "dialogue_id": features.Text(),
-          "utterances": features.Sequence(utterance),
-        }
-      ),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager
-    return {split: self._generate_examples(split) for split in self._parts}
-
-  def _generate_examples(self, split):
-    bar = tqdm.tqdm(
-      self._parts[split], desc=f"preparing {split}", unit=" dialogues"
-    )
-    for number, dialogue in enumerate(bar):
-      yield (
-        number,
-        {
-          "dialogue_id": dialogue.dialogue_id,
-          "utterances": {
-            "speaker": dialogue.speakers,
-            "text": dialogue.texts,
-            "gold": dialogue.gold.astype(np.uint8),
-            "labelled": dialogue.labelled.astype(np.bool_),
-          },
-        },
-      )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Leaves our own progress bar as the only output of a preparation."""
-  tfds.disable_progress_bar()
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    tfds.enable_progress_bar()
-
-
-def _open(prepared: pathlib.Path) -> dict[str, Sequence[Dialogue]]:
-  builder = tfds.builder_from_directory(prepared / "dialogues" / _FORMAT)
+def _record(dialogue: Dialogue) -> dict[str, Any]:
   return {
-    split: _Split(builder.as_data_source(split=split))
-    for split in SPLITS
-    if split in builder.info.splits
+    "dialogue_id": dialogue.dialogue_id,
+    "utterances": {
+      "speaker": dialogue.speakers,
+      "text": dialogue.texts,
+      "gold": dialogue.gold.astype(np.uint8),
+      "labelled": dialogue.labelled.astype(np.bool_),
+    },
   }
 
 

@@ -2,8 +2,9 @@
 
 The source folder holds `<split>/dialogues_<split>.txt` (a dialogue a line, each
 utterance followed by `__eou__`), `<split>/dialogues_act_<split>.txt` and
-`<split>/dialogues_emotion_<split>.txt` (a number an utterance). The files have no
-ids and no speakers: a dialogue is `<split>-<line, from 0>`, its speakers A and B.
+`<split>/dialogues_emotion_<split>.txt` (a number an utterance). The files have
+no ids and no speakers: a dialogue is `<split>-<line, from 0>`, its speakers are
+A and B.
 
 Option `labels`: "act" (4 classes, the default) or "emotion" (7 with "none").
 """
@@ -122,9 +123,9 @@ def read(
       if len(texts) != len(labels):
         raise ValueError(
           f"{where}: a line must have one label an utterance, got {len(texts)}"
-          f" utterances and {len(labels)} labels in {label_file.name}: take both"
-          " files from the same archive (one edition is known to have this"
-          " fault) or correct the line"
+          f" utterances and {len(labels)} labels in {label_file.name}: take"
+          " both files from the same archive (one edition is known to have"
+          " this fault) or correct the line"
         )
       unknown = [label for label in labels if label not in column]
       if unknown:

@@ -6,9 +6,9 @@ test.jsonl. A line (blank lines are skipped):
     {"dialogue_id": "d1", "utterances": [
       {"speaker": "USR", "text": "Hello there", "label": "greeting"}]}
 
-`label` is a class, a list of classes, or null or missing for "not labelled"; an
-empty list says "labelled, none of the classes". The classes and the task are the
-config's. There are no options.
+`label` is a class, a list of classes, or null or missing for "not labelled";
+an empty list says "labelled, none of the classes". The classes and the task are
+the config's. There are no options.
 """
 
 import pathlib
@@ -67,7 +67,7 @@ def source_files(
   files = [source / f"{split}.jsonl" for split in dialogues.SPLITS]
   if not files[0].is_file():
     raise ValueError(
-      "config.dataset.source must name a folder with train.jsonl, and optionally"
+      "config.dataset.source must name a folder with train.jsonl, and maybe"
       f" validation.jsonl and test.jsonl; got {str(source)!r}, which has no"
       " train.jsonl: correct the path"
     )
@@ -103,10 +103,10 @@ def read_file(
     Dialogues.
 
   Raises:
-    ValueError: a line is not JSON, lacks a field, has an unknown one or an empty
-      text, a label that is no class or that the task does not allow, or a
-      dialogue_id that came before; or the file has no dialogue. Names the file
-      and the line (from 1).
+    ValueError: a line is not JSON, lacks a field, has an unknown one or an
+      empty text, a label that is no class or that the task does not allow, or
+      a dialogue_id that came before; or the file has no dialogue. Names the
+      file and the line (from 1).
   """
   first_line: dict[str, int] = {}
   # Bytes, so that only a line feed ends a line and faults of the encoding are

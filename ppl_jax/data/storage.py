@@ -1,0 +1,142 @@
+"""Prepared folders: records of dialogues in ArrayRecord files, by TFDS.
+
+TFDS names a folder by dataset and version only, so it would return old data
+after a change of the source. Here the caller names the folder, by its content.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+
+# To be part of the folder's name: a change of the features changes it.
+FORMAT = "1.0.0"
+
+_INCOMPLETE = ".incomplete-"
+_STALE_SECONDS = 24 * 3600
+
+
+def write(
+  folder: pathlib.Path,
+  parts: Mapping[str, Iterator[Mapping[str, Any]]],
+  num_classes: int,
+) -> None:
+  """Writes a folder that is there whole or not at all.
+
+  Several processes may write the same folder at once: one of them wins.
+
+  Args:
+    folder: its name; its parent is made where it does not exist.
+    parts: from a split's name to its records, each {"dialogue_id": str,
+      "utterances": {"speaker": L str, "text": L str, "gold": [L, C] uint8,
+      "labelled": [L] bool}}. Their order is kept.
+    num_classes: C.
+  """
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  for left in folder.parent.glob(_INCOMPLETE + "*"):
+    # Left by a killed run: one that is still at work is younger.
+    with contextlib.suppress(FileNotFoundError):
+      if left.stat().st_mtime < time.time() - _STALE_SECONDS:
+        shutil.rmtree(left, ignore_errors=True)
+  work = tempfile.mkdtemp(prefix=_INCOMPLETE, dir=folder.parent)
+  try:
+    builder = Dialogues(parts, num_classes, data_dir=work)
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with _quiet():
+      builder.download_and_prepare(
+        file_format="array_record", download_config=config
+      )
+    os.chmod(work, 0o755)
+    try:
+      os.rename(work, folder)
+    except OSError:
+      # Another process was faster: what it wrote is the same.
+      if not folder.exists():
+        raise
+  finally:
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def read(folder: pathlib.Path) -> dict[str, Sequence[Mapping[str, Any]]]:
+  """From each split in the folder to its records, decoded when asked for.
+
+  Args:
+    folder: written by `write`.
+
+  Returns:
+    Records as `write` takes them, but strings are bytes and the gold a list of
+    [C] arrays.
+  """
+  builder = tfds.builder_from_directory(folder / Dialogues.name / FORMAT)
+  return {
+    split: builder.as_data_source(split=split) for split in builder.info.splits
+  }
+
+
+class Dialogues(tfds.core.GeneratorBasedBuilder):
+  """The TFDS builder of every dataset: what differs is in the readers."""
+
+  VERSION = tfds.core.Version(FORMAT)
+  # The readers download what there is to download. To look for checksums, TFDS
+  # imports importlib_resources, which it does not always install.
+  url_infos = None
+
+  def __init__(
+    self,
+    parts: Mapping[str, Iterator[Mapping[str, Any]]],
+    num_classes: int,
+    **kwargs: Any,
+  ):
+    self._parts = parts
+    self._num_classes = num_classes
+    super().__init__(**kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    features = tfds.features
+    utterance = {
+      "speaker": features.Text(),
+      "text": features.Text(),
+      "gold": features.Tensor(shape=(self._num_classes,), dtype=np.uint8),
+      "labelled": np.bool_,
+    }
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description="Dialogues with speakers, texts and multi-hot gold labels.",
+      features=features.FeaturesDict(
+        {
+          "dialogue_id": features.Text(),
+          "utterances": features.Sequence(utterance),
+        }
+      ),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {split: self._generate_examples(split) for split in self._parts}
+
+  def _generate_examples(self, split):
+    bar = tqdm.tqdm(
+      self._parts[split], desc=f"preparing {split}", unit=" dialogues"
+    )
+    yield from enumerate(bar)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Leaves our own progress bar as the only output of a preparation."""
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()
