@@ -190,15 +190,26 @@ def write_segment(
   Raises:
     ValueError: if there is no utterance `u` or the row is too short.
   """
-  write_segments(
-    tokens,
-    np.asarray([u]),
-    row_T[np.newaxis],
-    window,
-    max_length,
-    cls_id,
-    sep_id,
-  )
+  check(window, max_length)
+  if not 0 <= u < tokens.num_utterances:
+    raise ValueError(
+      f"utterances must be in [0, {tokens.num_utterances}), got {u}; leave "
+      "out the rows that hold no segment."
+    )
+  # As _slices, in Python's own integers: a tenth of the time for one row.
+  oldest = tokens.dialogue_start[u]
+  if window is not None:
+    oldest = max(oldest, u - window + 1)
+  room = max_length - SPECIAL_TOKENS
+  middle = tokens.offsets.item(u)
+  end = min(tokens.offsets.item(u + 1), middle + room)
+  start = max(tokens.offsets.item(oldest), end - room)
+  if end - start + SPECIAL_TOKENS > row_T.size:
+    raise ValueError(
+      f"a row must hold its segment, got {row_T.size} columns for "
+      f"{end - start + SPECIAL_TOKENS} tokens; choose T from segment_lengths."
+    )
+  _write_row(tokens.ids, row_T, start, middle, end, cls_id, sep_id)
 
 
 def write_segments(
@@ -248,17 +259,29 @@ def write_segments(
       f"rows must hold the longest segment, got {rows_NxT.shape[1]} columns "
       f"for {longest} tokens; choose T from segment_lengths."
     )
-  ids = tokens.ids
-  rows_NxT[:, 0] = cls_id
   for row_T, start, middle, end in zip(
     rows_NxT, start_N.tolist(), middle_N.tolist(), end_N.tolist(), strict=True
   ):
-    separator = middle - start + 1
-    last = end - start + 2
-    row_T[1:separator] = ids[start:middle]
-    row_T[separator] = sep_id
-    row_T[separator + 1 : last] = ids[middle:end]
-    row_T[last] = sep_id
+    _write_row(tokens.ids, row_T, start, middle, end, cls_id, sep_id)
+
+
+def _write_row(
+  ids: np.ndarray,
+  row_T: np.ndarray,
+  start: int,
+  middle: int,
+  end: int,
+  cls_id: int,
+  sep_id: int,
+) -> None:
+  """Writes `[CLS] ids[start:middle] [SEP] ids[middle:end] [SEP]`."""
+  separator = middle - start + 1
+  last = end - start + 2
+  row_T[0] = cls_id
+  row_T[1:separator] = ids[start:middle]
+  row_T[separator] = sep_id
+  row_T[separator + 1 : last] = ids[middle:end]
+  row_T[last] = sep_id
 
 
 def _oldest(
