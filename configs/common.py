@@ -1,0 +1,97 @@
+"""Defaults of every run; a dataset's config changes what it needs."""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+  """Returns the defaults. `None` in a comment means "not set"."""
+  config = config_dict.ConfigDict()
+  config.seed = 0
+  # Parquet score file, from `python -m labeling.scores`.
+  config.scores = ""
+  # Another run's workdir: start from its first phase instead of training one.
+  config.init_from = ""
+
+  config.dataset = config_dict.ConfigDict()
+  config.dataset.name = ""  # a reader in ppl_jax/data/readers/
+  config.dataset.source = ""  # folder with the original files; "" downloads
+  config.dataset.data_dir = "~/.cache/ppl_jax"  # prepared data and tokens
+  config.dataset.classes = ()  # for readers that do not know them
+  config.dataset.task = "single_label"  # or "multi_label"
+  config.dataset.options = config_dict.ConfigDict()  # the reader's own
+  config.dataset.only_scored = False  # train on the score file's dialogues only
+  config.dataset.drop_leaks = False  # drop train texts that are in dev or test
+
+  config.votes = config_dict.ConfigDict()
+  config.votes.none_label = "none"  # the answer "none of the classes"
+  config.votes.split = "train"  # the split that was voted on
+
+  config.segments = config_dict.ConfigDict()
+  # Utterances a segment spans, its own included; None: all that fit.
+  config.segments.window = config_dict.placeholder(int)
+  config.segments.max_length = 128  # tokens; the oldest context goes first
+  config.segments.buckets = (32, 48, 64, 96)  # token lengths below max_length
+  # Role to token; other speakers are led by their name.
+  config.segments.speaker_tokens = config_dict.ConfigDict()
+
+  config.model = config_dict.ConfigDict()
+  # Hub name, local folder in Hugging Face layout, or "" for from scratch.
+  config.model.pretrained = ""
+  config.model.dropout = 0.1
+  config.model.dtype = "float32"  # compute; or "bfloat16"
+  # From scratch only.
+  config.model.vocab_size = 4_096
+  config.model.hidden_size = 128
+  config.model.num_layers = 3
+  config.model.num_heads = 4
+
+  config.batch = config_dict.ConfigDict()
+  config.batch.segments = 64  # rows of a training batch, over all shards
+  config.batch.eval_segments = 128
+  config.batch.shards = 1  # a multiple of the number of devices
+
+  config.pairs = config_dict.ConfigDict()
+  config.pairs.alpha = 0.5  # margin's share of the score difference, in [0, 1]
+  config.pairs.group_size = 8  # K; 2 is the paper's sampler
+  config.pairs.targets = "hard"  # or "soft": weight S_i (1 - S_j)
+  config.pairs.equal_labels = False  # the formula's literal form
+  config.pairs.scope = "intra"  # or "cross": pairs of different dialogues
+
+  config.pretrain = config_dict.ConfigDict()
+  config.pretrain.objective = "pairwise"  # pointwise | pairwise | joint | none
+  config.pretrain.pointwise_weight = 1.0  # of joint
+  config.pretrain.heldout_fraction = 0.1  # of scored dialogues, for choices
+  config.pretrain.epochs = 3
+  config.pretrain.min_steps = 0
+  config.pretrain.evals = 6  # evaluations, spread evenly
+  config.pretrain.patience = 3  # evaluations without a better one
+  config.pretrain.freeze_encoder = False
+  config.pretrain.optimizer = _optimizer(1e-4)
+
+  config.finetune = config_dict.ConfigDict()
+  config.finetune.gold_fraction = 0.01  # share of gold, in train and in dev
+  config.finetune.batch_segments = 32  # gold rows of a batch
+  config.finetune.vote_weight = 1.0  # of the first phase's loss, kept in
+  config.finetune.vote_segments = 32  # scored rows of a batch, beside the gold
+  config.finetune.freeze_encoder = False
+  config.finetune.epochs = 10  # of the gold
+  config.finetune.min_steps = 100
+  config.finetune.evals = 10
+  config.finetune.patience = 5
+  config.finetune.optimizer = _optimizer(5e-5)
+
+  config.log_every = 10  # steps
+  config.checkpoint_every = 200  # steps; also at every evaluation
+  # Also report the whole dev split's gold, marked dev_full: a share of the
+  # gold is all that choices see.
+  config.full_dev = False
+  return config
+
+
+def _optimizer(learning_rate: float) -> config_dict.ConfigDict:
+  optimizer = config_dict.ConfigDict()
+  optimizer.learning_rate = learning_rate
+  optimizer.warmup_fraction = 0.1
+  optimizer.weight_decay = 0.01
+  optimizer.clip_norm = 1.0
+  return optimizer
