@@ -1,0 +1,201 @@
+"""Classification metrics as sums that merge before they are divided.
+
+NumPy only. Shapes: N rows, C classes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ppl_jax import calibration
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classification:
+  """Counts over the labelled rows of a split, or of a part of it.
+
+  A single-label task of several classes is decided by the largest
+  probability, the first of equal ones; one class, or each class of a
+  multi-label task, by a probability above 1/2.
+
+  Attributes:
+    count: labelled rows.
+    right: rows whose predicted set of classes is the gold set.
+    true_positives: int64 [C], rows where the class is predicted and gold.
+    predicted: int64 [C], rows where it is predicted.
+    support: int64 [C], rows where it is gold.
+    confusion: int64 [C, C], gold class by predicted class over the rows
+      that have one; None where sigmoids decide.
+    log_loss: sum of -log P(gold) in nats.
+    log_loss_count: rows it is over.
+    reliability: of the decisions; see `compute`, ece.
+  """
+
+  count: int
+  right: int
+  true_positives: np.ndarray
+  predicted: np.ndarray
+  support: np.ndarray
+  confusion: np.ndarray | None
+  log_loss: float
+  log_loss_count: int
+  reliability: calibration.Reliability
+
+  @classmethod
+  def from_probabilities(
+    cls,
+    prob_NxC: np.ndarray,
+    gold_NxC: np.ndarray,
+    mask_N: np.ndarray,
+    task: str,
+  ) -> "Classification":
+    """Counts one batch.
+
+    Args:
+      prob_NxC: the student's probabilities, any float type.
+      gold_NxC: multi-hot.
+      mask_N: bool, False for rows without gold and for padding; those may
+        hold anything, NaN included.
+      task: 'single_label' or 'multi_label'.
+
+    Returns:
+      Its counts.
+
+    Raises:
+      ValueError: another task, other shapes, a probability outside [0, 1] or
+        NaN, or a single-label row of several gold classes.
+    """
+    prob_NxC, gold_NxC = np.asarray(prob_NxC), np.asarray(gold_NxC)
+    mask_N = np.asarray(mask_N, bool)
+    if task not in ("single_label", "multi_label"):
+      raise ValueError(
+        f"A task must be 'single_label' or 'multi_label', got {task!r}. Set"
+        " dataset.task to one of them."
+      )
+    if prob_NxC.shape != gold_NxC.shape or mask_N.shape != prob_NxC.shape[:1]:
+      raise ValueError(
+        "Probabilities and gold must be [N, C] and the mask [N], got"
+        f" {prob_NxC.shape}, {gold_NxC.shape} and {mask_N.shape}. Give one"
+        " row for each utterance."
+      )
+    prob_NxC = prob_NxC[mask_N].astype(np.float64)
+    gold_NxC = gold_NxC[mask_N].astype(bool)
+    if not ((prob_NxC >= 0) & (prob_NxC <= 1 + 1e-6)).all():
+      raise ValueError(
+        "Probabilities must lie in [0, 1], got others or NaN. Mask the rows"
+        " that have none, or check the student's checkpoint."
+      )
+    num_classes = prob_NxC.shape[1]
+    tiny = np.finfo(np.float64).tiny
+    if task == "single_label" and num_classes > 1:
+      if (gold_NxC.sum(axis=1) > 1).any():
+        raise ValueError(
+          "A single-label row must have at most one gold class, got"
+          f" {gold_NxC.sum(axis=1).max()}. Set dataset.task to 'multi_label'."
+        )
+      choice_N = prob_NxC.argmax(axis=1)
+      predicted_NxC = choice_N[:, None] == np.arange(num_classes)
+      has_class_N = gold_NxC.any(axis=1)
+      confusion = np.zeros((num_classes, num_classes), np.int64)
+      np.add.at(
+        confusion,
+        (gold_NxC[has_class_N].argmax(axis=1), choice_N[has_class_N]),
+        1,
+      )
+      log_loss = -np.log(np.maximum(prob_NxC[gold_NxC], tiny)).sum()
+      log_loss_count = has_class_N.sum()
+      confidence = prob_NxC.max(axis=1)
+      correct = (predicted_NxC & gold_NxC).any(axis=1)
+    else:
+      predicted_NxC = prob_NxC > 0.5
+      confusion = None
+      chance_NxC = np.where(gold_NxC, prob_NxC, 1 - prob_NxC)
+      log_loss = -np.log(np.maximum(chance_NxC, tiny)).sum()
+      log_loss_count = len(prob_NxC)
+      confidence = np.maximum(prob_NxC, 1 - prob_NxC)
+      correct = predicted_NxC == gold_NxC
+    return cls(
+      count=len(prob_NxC),
+      right=int((predicted_NxC == gold_NxC).all(axis=1).sum()),
+      true_positives=(predicted_NxC & gold_NxC).sum(axis=0),
+      predicted=predicted_NxC.sum(axis=0),
+      support=gold_NxC.sum(axis=0),
+      confusion=confusion,
+      log_loss=float(log_loss),
+      log_loss_count=int(log_loss_count),
+      reliability=calibration.reliability(confidence, correct),
+    )
+
+  def merge(self, other: "Classification") -> "Classification":
+    """Returns the counts over the rows of both; they share task and classes."""
+    both_confusion = None
+    if self.confusion is not None:
+      both_confusion = self.confusion + other.confusion
+    return Classification(
+      count=self.count + other.count,
+      right=self.right + other.right,
+      true_positives=self.true_positives + other.true_positives,
+      predicted=self.predicted + other.predicted,
+      support=self.support + other.support,
+      confusion=both_confusion,
+      log_loss=self.log_loss + other.log_loss,
+      log_loss_count=self.log_loss_count + other.log_loss_count,
+      reliability=self.reliability.merge(other.reliability),
+    )
+
+  def compute(self, classes: Sequence[str]) -> dict:
+    """Divides the counts.
+
+    Precision, recall and F1 follow scikit-learn with `zero_division=0` and
+    `labels` all classes: a class that is neither gold nor predicted has F1 0
+    and lowers the macro mean. The weighted F1 weighs by gold support.
+
+    Args:
+      classes: the C names, in order.
+
+    Returns:
+      Plain numbers for JSON:
+      count: labelled rows.
+      accuracy: share of rows whose predicted set of classes is the gold set.
+        A single-label row without a class is never right.
+      joint_accuracy: the same, only where sigmoids decide.
+      macro_f1, weighted_f1.
+      per_class: name to precision, recall, f1 and support.
+      ece: expected calibration error in 15 buckets of the confidence of the
+        decision; where sigmoids decide, max(p, 1 - p) pooled over classes.
+      nll: mean -log P(gold) in nats over rows, summed over classes where
+        sigmoids decide; single-label rows without a class are left out.
+      accuracies, ece and nll are None without a row to count.
+    """
+    precision_C = _divide(self.true_positives, self.predicted)
+    recall_C = _divide(self.true_positives, self.support)
+    f1_C = _divide(2 * self.true_positives, self.predicted + self.support)
+    accuracy = self.right / self.count if self.count else None
+    nll = None
+    if self.log_loss_count:
+      nll = self.log_loss / self.log_loss_count
+    joint = {"joint_accuracy": accuracy} if self.confusion is None else {}
+    return {
+      "count": self.count,
+      "accuracy": accuracy,
+      **joint,
+      "macro_f1": float(f1_C.mean()),
+      "weighted_f1": float(_divide(f1_C @ self.support, self.support.sum())),
+      "per_class": {
+        name: {
+          "precision": float(precision_C[c]),
+          "recall": float(recall_C[c]),
+          "f1": float(f1_C[c]),
+          "support": int(self.support[c]),
+        }
+        for c, name in enumerate(classes)
+      },
+      "ece": self.reliability.error() if self.count else None,
+      "nll": nll,
+    }
+
+
+def _divide(numerator, denominator) -> np.ndarray:
+  """The quotient, 0 where the denominator is 0."""
+  return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 0.0)
