@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from absl import logging
 
 # To be part of the folder's name: a change of the features changes it.
 FORMAT = "1.0.0"
@@ -76,10 +77,10 @@ def read(folder: pathlib.Path) -> dict[str, Sequence[Mapping[str, Any]]]:
     Records as `write` takes them, but strings are bytes and the gold a list of
     [C] arrays.
   """
-  builder = tfds.builder_from_directory(folder / Dialogues.name / FORMAT)
-  return {
-    split: builder.as_data_source(split=split) for split in builder.info.splits
-  }
+  with _quiet():
+    builder = tfds.builder_from_directory(folder / Dialogues.name / FORMAT)
+    splits = builder.info.splits
+    return {split: builder.as_data_source(split=split) for split in splits}
 
 
 class Dialogues(tfds.core.GeneratorBasedBuilder):
@@ -133,10 +134,13 @@ class Dialogues(tfds.core.GeneratorBasedBuilder):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Leaves our own progress bar as the only output of a preparation."""
+  """Of what TFDS says, leaves errors; our own progress bar stays."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):
       yield
   finally:
     tfds.enable_progress_bar()
+    logging.set_verbosity(verbosity)
