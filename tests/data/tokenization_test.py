@@ -338,7 +338,7 @@ class TrainTest(TempFolderTest):
       "import random, sys\n"
       "from ppl_jax.data import tokenization\n"
       "random.seed(0)\n"
-      "letters = [chr(i) for i in range(0x400, 0x400 + 1300)]\n"
+      "letters = [chr(i) for i in range(0xA000, 0xA000 + 1160)]\n"
       "words = [''.join(random.choices(letters, k=4)) for _ in range(2000)]\n"
       "texts = [' '.join(random.choices(words, k=9)) for _ in range(900)]\n"
       "tokenization.train_wordpiece(texts, 4000, {'U': '[USR]'})"
@@ -355,8 +355,22 @@ class TrainTest(TempFolderTest):
     self.assertEqual(paths[0].read_bytes(), paths[1].read_bytes())
 
   def test_order_of_the_texts_does_not_matter(self):
-    backwards = tokenization.train_wordpiece(reversed(CORPUS), 260, ROLES)
-    self.assertEqual(backwards.key, train().key)
+    # More letters than the alphabet takes, all equally frequent.
+    letters = [chr(i) for i in range(0xA000, 0xA000 + 1160)]
+    for corpus, vocab_size in ((CORPUS, 260), (letters, 2500)):
+      forwards, backwards = (
+        tokenization.train_wordpiece(texts, vocab_size, ROLES)
+        for texts in (corpus, reversed(corpus))
+      )
+      self.assertEqual(forwards.key, backwards.key)
+
+  def test_words_too_long_to_be_encoded_take_no_room(self):
+    none, too_long, long = (
+      tokenization.train_wordpiece(["a", "x" * length] * 2, 300, {}).vocab_size
+      for length in (1, 101, 100)
+    )
+    self.assertEqual(too_long, none)
+    self.assertGreater(long, none)
 
   def test_vocabulary_too_small(self):
     with self.assertRaisesRegex(ValueError, "got vocab_size=50 for 1"):
