@@ -7,7 +7,7 @@ The votes are JSON lines; `ppl_jax.data.votes.votes_to_scores` says which. With
 gold at hand, it also says how good the votes are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
@@ -70,17 +70,18 @@ def make_scores(
   report = [
     f"votes: {counts['all']}, of which {counts['unusable']} unusable and"
     f" {counts['none']} for none of the classes",
-    *_quality(dialogues, scores.rows, dataset.task),
+    *_quality(dialogues, scores, dataset.task),
   ]
   return [*report, f"scores: {scores_path}"]
 
 
 def _quality(
   dialogues: Sequence[dialogues_lib.Dialogue],
-  rows: Mapping[str, scores_lib.ScoredDialogue],
+  scores: scores_lib.Scores,
   task: str,
 ) -> list[str]:
   """Lines on the scored utterances, and against their gold."""
+  rows = scores.rows
   voted = [d for d in dialogues if d.dialogue_id in rows]
   score_UxC = np.concatenate([rows[d.dialogue_id].score for d in voted])
   gold_UxC = np.concatenate([d.gold for d in voted])
@@ -100,9 +101,13 @@ def _quality(
   else:
     agree = ((score_UxC > 0.5) == gold_UxC).mean()
     lines.append(f"score above one half is gold, over all classes: {agree:.1%}")
-  a = calibration.vote_ece(score_UxC, gold_UxC, zeros="drop")
-  b = calibration.vote_ece(score_UxC, gold_UxC, zeros="first_bucket")
-  lines.append(f"ECE: {a:.3f} without S = 0, {b:.3f} with it in bucket one")
+  columns = [slice(None), *([c] for c in range(len(scores.classes)))]
+  for name, c in zip(("all classes", *scores.classes), columns, strict=True):
+    a, b = (
+      calibration.vote_ece(score_UxC[:, c], gold_UxC[:, c], zeros=zeros)
+      for zeros in ("drop", "first_bucket")
+    )
+    lines.append(f"ECE, {name}: {a:.3f} without S = 0, {b:.3f} with it")
   return lines
 
 

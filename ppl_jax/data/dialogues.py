@@ -23,7 +23,6 @@ Shape letters: L utterances of one dialogue, C classes.
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import itertools
 import json
 import os
@@ -176,16 +175,14 @@ def check_gold(gold: np.ndarray, labelled: np.ndarray, task: str) -> None:
 
 
 def _reader(name: str) -> types.ModuleType:
-  package = "ppl_jax.data.readers"
-  if not name.isidentifier() or not importlib.util.find_spec(
-    f"{package}.{name}"
-  ):
-    here = pathlib.Path(__file__).parent / "readers"
-    names = sorted(p.stem for p in here.glob("*.py") if p.stem != "__init__")
+  folder = pathlib.Path(__file__).parent / "readers"
+  names = sorted(p.stem for p in folder.glob("[!_]*.py"))
+  if name not in names:
     raise ValueError(
-      f"config.dataset.name must be one of {', '.join(names)}; got {name!r}"
+      f"config.dataset.name must be one of {', '.join(names)}; got {name!r}:"
+      " correct it"
     )
-  return importlib.import_module(f"{package}.{name}")
+  return importlib.import_module(f"ppl_jax.data.readers.{name}")
 
 
 def _classes(
