@@ -15,7 +15,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
