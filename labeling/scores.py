@@ -7,10 +7,11 @@ The votes are JSON lines; `ppl_jax.data.votes.votes_to_scores` says which. With
 gold at hand, it also says how good the votes are.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
 
 from ppl_jax import calibration
@@ -115,8 +116,12 @@ def main(argv: Sequence[str]) -> None:
   """Runs the command; see the module's text."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
-  for line in make_scores(_CONFIG.value, _VOTES.value, _SCORES.value):
-    print(line)
+  try:
+    report = make_scores(_CONFIG.value, _VOTES.value, _SCORES.value)
+  except (ValueError, ConnectionError) as error:
+    logging.debug("Where it was found:", exc_info=True)
+    sys.exit(f"error: {error}")
+  print("\n".join(report))
 
 
 if __name__ == "__main__":

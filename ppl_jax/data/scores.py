@@ -322,9 +322,8 @@ def _lists(rows: Sequence[np.ndarray | None], kind: pa.DataType) -> pa.Array:
     _offsets(widths), pa.array(values, kind.value_type.value_type)
   )
   lengths = [0 if row is None else len(row) for row in rows]
-  return pa.ListArray.from_arrays(
-    _offsets(lengths), inner, mask=pa.array([row is None for row in rows])
-  )
+  missing = pa.array([row is None for row in rows], pa.bool_())
+  return pa.ListArray.from_arrays(_offsets(lengths), inner, mask=missing)
 
 
 def _offsets(lengths: Sequence[int]) -> pa.Array:
@@ -339,8 +338,8 @@ def _matrices(
   num_classes: int,
 ) -> list[np.ndarray | None]:
   """The inverse of `_lists`; None only for a null in column `score`."""
-  lists = pa.concat_arrays(column.chunks) if column.num_chunks else column
-  inner = lists.flatten() if column.num_chunks else pa.array([], _COUNTS)
+  lists = column.combine_chunks()
+  inner = lists.flatten()
   lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
   ends = np.cumsum(lengths)
   widths = inner.value_lengths().fill_null(-1).to_numpy()

@@ -1,0 +1,152 @@
+import gzip
+import json
+import pathlib
+import random
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ppl_jax.data import dialogues, scores, votes
+
+CLASSES = ("ask", "tell")
+
+
+def _dialogue(dialogue_id, length):
+  return dialogues.Dialogue(
+    dialogue_id=dialogue_id,
+    speakers=("A",) * length,
+    texts=tuple(f"text {i} of {dialogue_id}" for i in range(length)),
+    gold=np.zeros((length, len(CLASSES)), np.uint8),
+    labelled=np.zeros(length, np.bool_),
+  )
+
+
+SPLIT = [_dialogue("d0", 2), _dialogue("d1", 1), _dialogue("d2", 1)]
+
+
+def _vote(dialogue_id="d0", utterance=0, annotator="p1", label="ask", **more):
+  return {
+    "dialogue_id": dialogue_id,
+    "utterance": utterance,
+    "annotator": annotator,
+    "label": label,
+    **more,
+  }
+
+
+class VotesTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.path = folder / "votes.jsonl"
+
+  def _count(self, *lines, none_label="none"):
+    self.path.write_text("\n".join(map(json.dumps, lines)))
+    return votes.votes_to_scores(self.path, SPLIT, CLASSES, none_label)
+
+  def test_counts(self):
+    counted = self._count(
+      _vote("d2", 0, "p1", None),
+      _vote("d0", 0, "p1", "ask"),
+      _vote("d0", 0, "p2", "tell"),
+      _vote("d0", 0, "p3", "none"),
+      _vote("d0", 0, "p3", "ask", sample=1),
+      _vote("d0", 0, "p4", None),
+    )
+    self.assertEqual(counted.classes, CLASSES)
+    # Without a line there is no row; with unusable ones there is no score.
+    self.assertEqual(list(counted.rows), ["d0", "d2"])
+    row = counted.rows["d0"]
+    np.testing.assert_array_equal(row.votes, [[2, 1], [0, 0]])
+    np.testing.assert_array_equal(row.valid, [[4, 4], [0, 0]])
+    np.testing.assert_array_equal(row.score, [[0.5, 0.25], [np.nan, np.nan]])
+    self.assertEqual(row.text_sha256, SPLIT[0].text_sha256())
+    self.assertTrue(np.isnan(counted.rows["d2"].score).all())
+    told = counted.metadata["votes"]
+    self.assertEqual(told["all"], 6)
+    self.assertEqual(told["unusable"], 2)
+    self.assertEqual(told["none"], 1)
+    self.assertEqual(told["annotators"], {"p1": 2, "p2": 1, "p3": 2, "p4": 1})
+
+  def test_only_votes_for_none_are_a_score_of_zero(self):
+    counted = self._count(_vote(label="none"))
+    np.testing.assert_array_equal(counted.rows["d0"].score[0], [0, 0])
+
+  def test_order_of_lines_does_not_matter(self):
+    shuffled = random.Random(0)
+    lines = [
+      _vote(
+        d.dialogue_id, u, f"p{a}", shuffled.choice([*CLASSES, "none", None])
+      )
+      for d in SPLIT
+      for u in range(len(d.texts))
+      for a in range(9)
+    ]
+    first = self._count(*lines)
+    shuffled.shuffle(lines)
+    second = self._count(*lines)
+    self.assertEqual(list(first.rows), list(second.rows))
+    for name, row in first.rows.items():
+      np.testing.assert_array_equal(row.votes, second.rows[name].votes)
+      np.testing.assert_array_equal(row.valid, second.rows[name].valid)
+
+  def test_gzipped_and_blank_lines(self):
+    packed = self.path.with_name("votes.jsonl.gz")
+    packed.write_bytes(
+      gzip.compress(b"\n" + json.dumps(_vote()).encode() + b"\n\n")
+    )
+    counted = votes.votes_to_scores(packed, SPLIT, CLASSES, "")
+    self.assertEqual(counted.rows["d0"].votes[0, 0], 1)
+
+  def test_can_be_written(self):
+    counted = self._count(_vote())
+    scores.write_scores(self.path.with_suffix(".parquet"), counted)
+    read = scores.read_scores(self.path.with_suffix(".parquet"))
+    self.assertEqual(read.metadata, counted.metadata)
+    self.assertLen(
+      [m for m in scores.match(read, SPLIT, CLASSES) if m is None], 2
+    )
+
+  @parameterized.named_parameters(
+    ("broken", '{"dialogue_id"', "Invalid JSON"),
+    (
+      "no_label",
+      {k: v for k, v in _vote().items() if k != "label"},
+      "at label",
+    ),
+    ("unknown_field", _vote(lable="ask"), "not permitted.* at lable"),
+    ("negative", _vote(utterance=-1), "at utterance"),
+    ("boolean", _vote(utterance=True), "at utterance"),
+    ("beyond", _vote(utterance=2), "from 0 to 1 in dialogue 'd0', got 2"),
+    ("unknown_dialogue", _vote("d9"), "got 'd9'.*config.votes.split"),
+    ("unknown_label", _vote(label="shout"), "'none'. or null, got 'shout'"),
+    (
+      "duplicate",
+      _vote(annotator="first", sample=0),
+      r"got \('d0', 0, 'first', 0\), which line 1 has",
+    ),
+  )
+  def test_refuses_a_line_and_names_it(self, line, message):
+    line = line if isinstance(line, str) else json.dumps(line)
+    self.path.write_text(json.dumps(_vote(annotator="first")) + "\n" + line)
+    with self.assertRaisesRegex(
+      ValueError, f"^{self.path}, line 2: .*{message}"
+    ):
+      votes.votes_to_scores(self.path, SPLIT, CLASSES, "none")
+
+  def test_the_answer_none_is_not_a_class(self):
+    with self.assertRaisesRegex(ValueError, "config.votes.none_label"):
+      self._count(_vote(), none_label="tell")
+    with self.assertRaisesRegex(ValueError, "got 'none'"):
+      self._count(_vote(label="none"), none_label="")
+
+  def test_refuses_files_without_votes(self):
+    with self.assertRaisesRegex(ValueError, "must hold votes"):
+      self._count()
+    with self.assertRaisesRegex(ValueError, "--votes must name a file"):
+      votes.votes_to_scores(self.path.parent, SPLIT, CLASSES, "none")
+
+
+if __name__ == "__main__":
+  absltest.main()
