@@ -1,6 +1,7 @@
 import json
 import pathlib
 import tempfile
+from unittest import mock
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -160,6 +161,22 @@ class ScoresTest(parameterized.TestCase):
     self.assertEqual(self.path.read_bytes(), before)
     scores.write_scores(self.path, _scores(e=_row()))
     self.assertEqual(list(scores.read_scores(self.path).rows), ["e"])
+    self.assertEqual(list(self.path.parent.iterdir()), [self.path])
+
+  def test_a_write_that_breaks_off_leaves_the_old_file(self):
+    scores.write_scores(self.path, _scores(d=_row()))
+    before = self.path.read_bytes()
+
+    def break_off(table, path):
+      pathlib.Path(path).write_bytes(b"half a file")
+      raise OSError("disk full")
+
+    with (
+      mock.patch.object(pq, "write_table", break_off),
+      self.assertRaises(OSError),
+    ):
+      scores.write_scores(self.path, _scores(e=_row()))
+    self.assertEqual(self.path.read_bytes(), before)
     self.assertEqual(list(self.path.parent.iterdir()), [self.path])
 
   def test_metadata_is_required(self):

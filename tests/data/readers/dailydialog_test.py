@@ -177,10 +177,12 @@ class DailyDialogTest(parameterized.TestCase):
   def test_only_a_line_feed_ends_a_line(self):
     self._write(
       "test/dialogues_test.txt",
-      "Well\u2028now\x85then\x0c ? __eou__ No . __eou__\n",
+      "Well\u2028now\x85then\x0cor\rnever ? __eou__ No . __eou__\n",
     )
     [only] = self._load().splits["test"]
-    self.assertEqual(only.texts, ("Well\u2028now\x85then\x0c ?", "No ."))
+    self.assertEqual(
+      only.texts, ("Well\u2028now\x85then\x0cor\rnever ?", "No .")
+    )
 
   @parameterized.parameters(
     # The known fault of one published edition: an utterance without a label.
