@@ -220,10 +220,40 @@ def fit_offsets(
     options={"maxiter": 1_000, "ftol": 1e-15, "gtol": 1e-9},
   )
   temperature = scale / fit.x[0]
-  offsets_C = fit.x[1:] * temperature - center_C
-  if softmax:
-    offsets_C -= offsets_C.mean()
-  return offsets_C, float(temperature)
+  # Under a softmax both terms sum to 0: rows are centred, and the gradient in
+  # the intercepts sums to 0.
+  return fit.x[1:] * temperature - center_C, float(temperature)
+
+
+def fit_temperature(
+  logits_UxC: np.ndarray, S_UxC: np.ndarray, task: str
+) -> float:
+  """Fits the one temperature t of f / t, which changes no decision.
+
+  Minimises `vote_cross_entropy` without offsets (temperature scaling, arXiv
+  1706.04599), t between 1/20 and 20.
+
+  Args:
+    logits_UxC: finite logits f.
+    S_UxC: as of `fit_offsets`, usually gold.
+    task: as of `fit_offsets`.
+
+  Returns:
+    t > 0.
+
+  Raises:
+    ValueError: as of `fit_offsets`.
+  """
+  zeros_C = np.zeros(np.shape(logits_UxC)[1])
+
+  def objective(log_t):
+    return vote_cross_entropy(logits_UxC, S_UxC, zeros_C, np.exp(log_t), task)
+
+  largest = np.log(20.0)
+  fit = optimize.minimize_scalar(
+    objective, bounds=(-largest, largest), method="bounded"
+  )
+  return float(np.exp(fit.x))
 
 
 def vote_cross_entropy(

@@ -1,0 +1,159 @@
+"""From a batch plan to batches of arrays, prepared while a step runs.
+
+Grain gives batch t for any t, so the state of the pipeline is the step alone:
+going on from step t is the same as starting there.
+
+Shapes: S shards, N rows a shard, T tokens, D groups a shard, K segments a
+group, C classes, U utterances of a split.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from ppl_jax.data import plan as plan_lib
+from ppl_jax.data import segments
+
+_PREFETCH = 4  # batches; more only help where a step is faster than a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitArrays:
+  """One split as the pipeline reads it: tokens, and what is known of them.
+
+  Attributes:
+    tokens: the utterances' token ids.
+    dialogue_U: int64, each utterance's dialogue.
+    lengths_U: int32, each segment's token length.
+    context_lengths_U: int32, each segment's tokens of type 0.
+    scores_UxC: float32, the teacher's scores, NaN = none.
+    gold_UxC: uint8, multi-hot.
+    labelled_U: bool, whether an utterance's gold may be used.
+  """
+
+  tokens: segments.UtteranceTokens
+  dialogue_U: np.ndarray
+  lengths_U: np.ndarray
+  context_lengths_U: np.ndarray
+  scores_UxC: np.ndarray
+  gold_UxC: np.ndarray
+  labelled_U: np.ndarray
+
+  @property
+  def scored_U(self) -> np.ndarray:
+    """bool: the utterances with a score."""
+    return ~np.isnan(self.scores_UxC).any(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Materializer:
+  """Turns a batch plan into arrays.
+
+  Attributes:
+    split: where the rows come from.
+    window: utterances a segment may span, None = all that fit.
+    max_length: the longest segment.
+    cls_id: the token that opens a segment.
+    sep_id: the token that ends its parts.
+    pad_id: the token that fills a row up.
+  """
+
+  split: SplitArrays
+  window: int | None
+  max_length: int
+  cls_id: int
+  sep_id: int
+  pad_id: int
+
+  def __call__(
+    self, plan: plan_lib.BatchPlan, shards: slice = slice(None)
+  ) -> dict[str, np.ndarray]:
+    """Returns the arrays of some shards of a batch.
+
+    Args:
+      plan: what the batch holds.
+      shards: the shards to make.
+
+    Returns:
+      tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
+      row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
+      none), gold float32 [S, N, C], labelled bool [S, N], dialogue int32
+      [S, N], index int32 [S, D, K].
+    """
+    rows = plan.rows_SxN[shards]
+    row = rows >= 0
+    flat = rows[row]
+    split = self.split
+    tokens = np.full((*rows.shape, plan.length), self.pad_id, np.int32)
+    tokens[..., 0] = self.cls_id
+    filled = np.full((len(flat), plan.length), self.pad_id, np.int32)
+    segments.write_segments(
+      split.tokens,
+      flat,
+      filled,
+      self.window,
+      self.max_length,
+      self.cls_id,
+      self.sep_id,
+    )
+    tokens[row] = filled
+
+    def gather(values, empty):
+      out = np.full((*rows.shape, *values.shape[1:]), empty, values.dtype)
+      out[row] = values[flat]
+      return out
+
+    return {
+      "tokens": tokens,
+      "length": gather(split.lengths_U, 1),
+      "context_length": gather(split.context_lengths_U, 1),
+      "row": row,
+      "scores": gather(split.scores_UxC, np.nan),
+      "gold": gather(split.gold_UxC, 0).astype(np.float32),
+      "labelled": gather(split.labelled_U, False),
+      "dialogue": gather(split.dialogue_U, -1).astype(np.int32),
+      "index": plan.index_SxDxK[shards],
+    }
+
+
+class _Source:
+  """Random access to the batches of a plan, for Grain."""
+
+  def __init__(self, plan, materialize, steps, shards):
+    self._plan, self._materialize = plan, materialize
+    self._steps, self._shards = steps, shards
+
+  def __len__(self):
+    return self._steps
+
+  def __getitem__(self, t):
+    return self._materialize(self._plan.batch(t), self._shards)
+
+
+def batches(
+  plan: plan_lib.Plan | plan_lib.MixedPlan,
+  materialize: Materializer,
+  *,
+  start: int,
+  stop: int,
+  shards: slice,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields batches `start` to `stop` - 1, made ahead of their use.
+
+  Args:
+    plan: what each batch holds.
+    materialize: makes its arrays.
+    start: first batch, that is, the step to go on from.
+    stop: one past the last batch.
+    shards: the shards of this process.
+
+  Yields:
+    The arrays of `Materializer`.
+  """
+  source = _Source(plan, materialize, stop, shards)
+  dataset = grain.MapDataset.source(source)[start:]
+  # One thread: batches come from one plan, which caches its epochs.
+  options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH)
+  yield from dataset.to_iter_dataset(options)

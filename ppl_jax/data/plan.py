@@ -1,0 +1,286 @@
+"""The global batch plan: what forms batch t, a pure function of (seed, t).
+
+NumPy only. Segments are named by their utterance's number in the split, 0 to
+U - 1. The plan is the same for any number of processes and devices: it says
+what every shard of a batch holds, and a process materialises its own shards.
+
+Shapes: S shards, N rows (segments) a shard, D groups a shard, K segments a
+group, U utterances of a split, C classes.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+# Bins kept open while groups are packed: more would fill a little better and
+# cost time in proportion.
+_OPEN_BINS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+  """What one batch holds.
+
+  Attributes:
+    length: T, the token length of all of its rows.
+    rows_SxN: int64, the utterance of each row, -1 for an empty row.
+    index_SxDxK: int32, the rows of each group within its shard, -1 = none.
+  """
+
+  length: int
+  rows_SxN: np.ndarray
+  index_SxDxK: np.ndarray
+
+
+def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
+  """Returns the number of the smallest bucket that holds each length."""
+  return np.searchsorted(np.asarray(buckets), lengths, side="left")
+
+
+def has_pair(
+  scores_MxC: np.ndarray,
+  starts_G: np.ndarray,
+  *,
+  targets: str,
+  equal_labels: bool,
+) -> np.ndarray:
+  """Says which groups of segments hold a pair that counts for some class.
+
+  Args:
+    scores_MxC: float32 scores, NaN = none; group g is [starts[g],
+      starts[g + 1]).
+    starts_G: int, first segment of each group.
+    targets: 'hard', pairs with S_i > 1/2 >= S_j count; or 'soft', those with
+      S_i (1 - S_j) > 0.
+    equal_labels: whether pairs of equal hard labels count too.
+
+  Returns:
+    bool [G].
+  """
+  if targets == "soft":
+    first, second = scores_MxC > 0, scores_MxC < 1
+  else:
+    first, second = scores_MxC > 0.5, scores_MxC <= 0.5  # NaN is in neither
+  if equal_labels:
+    first = second = first | second
+  any_first = np.logical_or.reduceat(first, starts_G, axis=0)
+  any_second = np.logical_or.reduceat(second, starts_G, axis=0)
+  sizes = np.diff(np.append(starts_G, len(scores_MxC)))
+  return (any_first & any_second).any(axis=1) & (sizes > 1)
+
+
+class Plan:
+  """Batches of groups of segments, epoch after epoch, without end.
+
+  Each epoch draws the groups afresh: a dialogue's segments are shuffled and
+  cut into groups of at most `group_size` whose sizes differ by at most one, so
+  every segment is seen once an epoch. Groups are packed into shards of `rows`
+  rows whose token length is the smallest bucket that holds them.
+
+  Args:
+    utterances_M: the utterances to draw from.
+    dialogue_M: their dialogues; groups never cross one, unless `cross`.
+    lengths_M: their segments' token lengths.
+    buckets: token lengths a batch may have, ascending.
+    rows: rows a shard.
+    shards: shards a batch.
+    group_size: K; 1 for objectives without pairs.
+    seed: together with the batch number, all that the plan depends on.
+    keep_groups: given positions into utterances_M, sorted by group, and the
+      groups' starts, says which groups are worth encoding. None: all.
+    cross: groups are drawn over all dialogues instead of within one.
+  """
+
+  def __init__(
+    self,
+    utterances_M: np.ndarray,
+    dialogue_M: np.ndarray,
+    lengths_M: np.ndarray,
+    *,
+    buckets: Sequence[int],
+    rows: int,
+    shards: int,
+    group_size: int,
+    seed: Sequence[int],
+    keep_groups: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    cross: bool = False,
+  ):
+    if group_size < 1 or group_size > rows:
+      raise ValueError(
+        "A group must fit into a shard: pairs.group_size must be from 1 to"
+        f" the rows of a shard, {rows}, got {group_size}. Lower"
+        " config.pairs.group_size or raise config.batch.segments."
+      )
+    self._utterances = np.asarray(utterances_M)
+    self._dialogue = np.asarray(dialogue_M)
+    self._bucket = bucket_of(np.asarray(lengths_M), buckets)
+    self._buckets = tuple(buckets)
+    self._rows, self._shards = rows, shards
+    self._group_size = group_size
+    self._seed = tuple(seed)
+    self._keep_groups = keep_groups
+    self._cross = cross
+    self._starts = [0]  # first batch of each epoch known so far
+    self._epochs: collections.OrderedDict = collections.OrderedDict()
+    self.batch(0)  # an empty plan is found now, not inside a loop
+
+  @property
+  def groups_per_shard(self) -> int:
+    """D: as many groups of two as a shard has room for; lone rows have none."""
+    return self._rows // 2 if self._group_size > 1 else 1
+
+  def steps(self, epochs: int) -> int:
+    """Returns the number of batches of the first `epochs` epochs."""
+    while len(self._starts) <= epochs:
+      self._epoch(len(self._starts) - 1)
+    return self._starts[epochs]
+
+  def batch(self, t: int) -> BatchPlan:
+    """Returns batch t of the endless plan."""
+    while self._starts[-1] <= t:
+      self._epoch(len(self._starts) - 1)
+    epoch = int(np.searchsorted(self._starts, t, side="right")) - 1
+    length, bins = self._epoch(epoch)[t - self._starts[epoch]]
+    rows = np.full((self._shards, self._rows), -1, np.int64)
+    index = np.full(
+      (self._shards, self.groups_per_shard, self._group_size), -1, np.int32
+    )
+    for shard, groups in enumerate(bins):
+      row = group_number = 0
+      for group in groups:
+        rows[shard, row : row + len(group)] = self._utterances[group]
+        if len(group) > 1:
+          index[shard, group_number, : len(group)] = np.arange(
+            row, row + len(group)
+          )
+          group_number += 1
+        row += len(group)
+    return BatchPlan(length, rows, index)
+
+  def _epoch(self, epoch: int) -> list:
+    """Returns the batches of an epoch: (T, a list of groups per shard)."""
+    if epoch not in self._epochs:
+      self._epochs[epoch] = self._draw(epoch)
+      if epoch == len(self._starts) - 1:
+        self._starts.append(self._starts[-1] + len(self._epochs[epoch]))
+      while len(self._epochs) > 2:  # the one in use and the one to come
+        self._epochs.popitem(last=False)
+    return self._epochs[epoch]
+
+  def _draw(self, epoch: int) -> list:
+    rng = np.random.default_rng([*self._seed, epoch])
+    segments, starts = self._groups(rng)
+    if self._keep_groups is not None and len(starts):
+      keep = self._keep_groups(segments, starts)
+    else:
+      keep = np.ones(len(starts), bool)
+    if not keep.any():
+      raise ValueError(
+        "Training needs at least one usable batch, got none: no group of"
+        " segments of one dialogue holds a pair that counts. Check that the"
+        " score file covers the training dialogues and that its scores differ"
+        " within a dialogue."
+      )
+    bucket_G = np.maximum.reduceat(self._bucket[segments], starts)
+    groups = np.split(segments, starts[1:])
+    order = rng.permutation(np.flatnonzero(keep))
+    bins_by_bucket: list[list] = [[] for _ in self._buckets]
+    for bucket in range(len(self._buckets)):
+      members = order[bucket_G[order] == bucket]
+      bins_by_bucket[bucket] = _pack([groups[g] for g in members], self._rows)
+    batches, left = [], []
+    for bucket, bins in enumerate(bins_by_bucket):
+      bins = left + [bins[b] for b in rng.permutation(len(bins))]
+      # Bins that do not fill a batch ride along at the next longer T.
+      whole = len(bins) - len(bins) % self._shards
+      if bucket == len(self._buckets) - 1:
+        whole = len(bins)
+      for b in range(0, whole, self._shards):
+        batches.append((self._buckets[bucket], bins[b : b + self._shards]))
+      left = bins[whole:]
+    return [batches[b] for b in rng.permutation(len(batches))]
+
+  def _groups(self, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Draws groups: positions sorted by group, and each group's start."""
+    count = len(self._utterances)
+    if not count:
+      return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    key = rng.random(count)
+    dialogue = np.zeros(count, np.int64) if self._cross else self._dialogue
+    order = np.lexsort((key, dialogue))
+    first = np.flatnonzero(np.diff(dialogue[order], prepend=-1))
+    size = np.diff(np.append(first, count))
+    position = np.arange(count) - np.repeat(first, size)
+    groups = np.repeat(-(-size // self._group_size), size)
+    group = position * groups // np.repeat(size, size)
+    new = np.diff(group, prepend=-1) != 0
+    new[first] = True
+    return order, np.flatnonzero(new)
+
+
+def _pack(groups: list[np.ndarray], rows: int) -> list[list[np.ndarray]]:
+  """First fit into bins of `rows` rows, a bounded number of them open."""
+  closed, opened = [], []
+  for group in groups:
+    for entry in opened:
+      if entry[0] >= len(group):
+        break
+    else:
+      entry = [rows, []]
+      opened.append(entry)
+      if len(opened) > _OPEN_BINS:
+        fullest = min(range(len(opened) - 1), key=lambda b: opened[b][0])
+        closed.append(opened.pop(fullest)[1])
+    entry[0] -= len(group)
+    entry[1].append(group)
+    if not entry[0]:
+      opened.remove(entry)
+      closed.append(entry[1])
+  return closed + [entry[1] for entry in opened]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedPlan:
+  """Two plans side by side in one batch: gold rows first, then vote rows."""
+
+  gold: Plan
+  votes: Plan
+
+  def batch(self, t: int) -> BatchPlan:
+    """Returns batch t of both, in the same shards."""
+    gold, votes = self.gold.batch(t), self.votes.batch(t)
+    shift = gold.rows_SxN.shape[1]
+    index = votes.index_SxDxK
+    return BatchPlan(
+      max(gold.length, votes.length),
+      np.concatenate([gold.rows_SxN, votes.rows_SxN], axis=1),
+      np.where(index < 0, index, index + shift),
+    )
+
+  def steps(self, epochs: int) -> int:
+    """Returns the number of batches of `epochs` epochs of the gold rows."""
+    return self.gold.steps(epochs)
+
+
+def in_order(
+  utterances_M: np.ndarray,
+  lengths_M: np.ndarray,
+  *,
+  buckets: Sequence[int],
+  rows: int,
+  shards: int,
+) -> list[BatchPlan]:
+  """Plans a pass over a split for evaluation: shortest segments first."""
+  order = np.argsort(lengths_M, kind="stable")
+  bucket_M = bucket_of(np.asarray(lengths_M), buckets)
+  index = np.full((shards, 1, 1), -1, np.int32)
+  plans = []
+  for start in range(0, len(order), rows * shards):
+    chosen = order[start : start + rows * shards]
+    filled = np.full(rows * shards, -1, np.int64)
+    filled[: len(chosen)] = np.asarray(utterances_M)[chosen]
+    length = buckets[bucket_M[chosen].max()]
+    plans.append(BatchPlan(length, filled.reshape(shards, rows), index))
+  return plans

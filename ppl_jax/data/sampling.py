@@ -1,0 +1,92 @@
+"""Draws shares of the gold, and dialogues to hold out. NumPy only."""
+
+import numpy as np
+
+_FEW_DIALOGUES = 1_000
+_STRETCH = 50
+
+
+def draw_gold(
+  labelled_U: np.ndarray, dialogue_U: np.ndarray, fraction: float, seed: int
+) -> np.ndarray:
+  """Draws a share of the labelled utterances, nested over shares.
+
+  Whole dialogues are drawn, or contiguous stretches of at most 50 utterances
+  where fewer than 1,000 dialogues have labels. With one seed, a smaller
+  share lies inside every larger one.
+
+  Args:
+    labelled_U: bool, the utterances with gold.
+    dialogue_U: int, their dialogues, not decreasing.
+    fraction: in [0, 1], the share of labelled utterances wanted; the nearest
+      that whole units give is drawn.
+    seed: of the draw.
+
+  Returns:
+    bool [U].
+
+  Raises:
+    ValueError: the fraction is outside [0, 1] or leaves no label.
+  """
+  if not 0 <= fraction <= 1:
+    raise ValueError(
+      "config.finetune.gold_fraction must lie in [0, 1], got"
+      f" {fraction}. Give a share, such as 0.05."
+    )
+  if fraction == 0:
+    return np.zeros(len(labelled_U), bool)
+  utterances = np.flatnonzero(labelled_U)
+  dialogue = dialogue_U[utterances]
+  if len(np.unique(dialogue)) < _FEW_DIALOGUES:
+    first = np.flatnonzero(np.diff(dialogue_U, prepend=-1))
+    position = np.arange(len(dialogue_U)) - np.repeat(
+      first, np.diff(np.append(first, len(dialogue_U)))
+    )
+    stretch = position[utterances] // _STRETCH
+  else:
+    stretch = np.zeros(len(utterances), np.int64)
+  _, unit, size = np.unique(
+    np.stack([dialogue, stretch]),
+    axis=1,
+    return_inverse=True,
+    return_counts=True,
+  )
+  order = np.random.default_rng([seed, 1]).permutation(len(size))
+  drawn = np.append(0, np.cumsum(size[order]))
+  count = int(np.argmin(np.abs(drawn - fraction * len(utterances))))
+  if count == 0:
+    raise ValueError(
+      "A gold fraction above 0 must leave at least one label, got"
+      f" {fraction} of {len(utterances)} labelled utterances in {len(size)}"
+      " stretches. Raise config.finetune.gold_fraction, or set it to 0 to"
+      " train on votes alone."
+    )
+  out = np.zeros(len(labelled_U), bool)
+  out[utterances[np.isin(unit, order[:count])]] = True
+  return out
+
+
+def hold_out(dialogue_M: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+  """Draws dialogues to hold out.
+
+  Args:
+    dialogue_M: int, a dialogue for each utterance.
+    fraction: share of the dialogues, at least one is drawn.
+    seed: of the draw.
+
+  Returns:
+    bool [M], the utterances of the dialogues drawn.
+
+  Raises:
+    ValueError: fewer than two dialogues, or a fraction outside (0, 1).
+  """
+  dialogues = np.unique(dialogue_M)
+  if len(dialogues) < 2 or not 0 < fraction < 1:
+    raise ValueError(
+      "Holding out votes needs at least two scored dialogues and"
+      " config.pretrain.heldout_fraction in (0, 1), got"
+      f" {len(dialogues)} dialogues and {fraction}. Score more dialogues."
+    )
+  count = min(max(1, round(fraction * len(dialogues))), len(dialogues) - 1)
+  drawn = np.random.default_rng([seed, 2]).permutation(dialogues)[:count]
+  return np.isin(dialogue_M, drawn)

@@ -1,0 +1,95 @@
+"""Runs the segments of a split through the student."""
+
+import jax
+import numpy as np
+import tqdm
+
+from ppl_jax import metrics, sharding
+from ppl_jax.data import pipeline, plan
+
+
+def logits(
+  logits_step,
+  params,
+  materialize: pipeline.Materializer,
+  utterances_M: np.ndarray,
+  *,
+  mesh: jax.sharding.Mesh,
+  buckets: tuple[int, ...],
+  rows: int,
+  shards: int,
+  description: str = "",
+) -> np.ndarray:
+  """Returns the student's logits of some utterances, in their order.
+
+  Args:
+    logits_step: of `train_step.make_logits_step`.
+    params: the student's parameters.
+    materialize: makes the batches.
+    utterances_M: utterances of the split.
+    mesh: where the batches go.
+    buckets: token lengths.
+    rows: rows a shard.
+    shards: shards a batch.
+    description: the progress bar's title; empty shows none.
+
+  Returns:
+    float32 [M, C].
+  """
+  split = materialize.split
+  plans = plan.in_order(
+    utterances_M,
+    split.lengths_U[utterances_M],
+    buckets=buckets,
+    rows=rows,
+    shards=shards,
+  )
+  out = np.full((len(split.lengths_U), split.gold_UxC.shape[1]), np.nan)
+  out = out.astype(np.float32)
+  bar = tqdm.tqdm(
+    total=len(utterances_M),
+    desc=description,
+    unit="segment",
+    disable=not description or jax.process_index() > 0,
+    leave=False,
+  )
+  pending = None
+  with bar:
+    for batch_plan in [*plans, None]:
+      running = None
+      if batch_plan is not None:
+        local = materialize(batch_plan, sharding.local_shards(mesh, shards))
+        batch = sharding.put_batch(mesh, local)
+        running = (batch_plan, logits_step(params, batch))
+      if pending is not None:  # fetched while the next batch runs
+        rows_SxN, values = pending[0].rows_SxN, np.asarray(pending[1])
+        out[rows_SxN[rows_SxN >= 0]] = values[rows_SxN >= 0]
+        bar.update(int((rows_SxN >= 0).sum()))
+      pending = running
+  return out[utterances_M]
+
+
+def probabilities(logits_MxC: np.ndarray, task: str) -> np.ndarray:
+  """Returns class probabilities: a softmax, or a sigmoid a class.
+
+  Args:
+    logits_MxC: the student's logits.
+    task: 'single_label' (softmax unless C = 1) or 'multi_label'.
+
+  Returns:
+    float64 [M, C].
+  """
+  z = logits_MxC.astype(np.float64)
+  if task == "multi_label" or z.shape[1] == 1:
+    return 0.5 * (1 + np.tanh(z / 2))
+  z = np.exp(z - z.max(axis=1, keepdims=True))
+  return z / z.sum(axis=1, keepdims=True)
+
+
+def classification(
+  logits_MxC: np.ndarray, gold_MxC: np.ndarray, labelled_M, task: str
+) -> metrics.Classification:
+  """Scores logits against gold; unlabelled rows count nowhere."""
+  return metrics.Classification.from_probabilities(
+    probabilities(logits_MxC, task), gold_MxC, labelled_M, task
+  )

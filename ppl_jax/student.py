@@ -1,0 +1,63 @@
+"""What a student is, beside its parameters: the run's `student.json`."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+from ppl_jax.models import bert
+
+_FILE = "student.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """All that is needed to feed a student's parameters and read its logits.
+
+  Attributes:
+    classes: in the order of the logits.
+    task: 'single_label' (softmax, or a sigmoid for one class) or 'multi_label'.
+    window: utterances a segment may span, None = all that fit.
+    max_length: the longest segment, in tokens.
+    buckets: token lengths that batches have, ascending, the last max_length.
+    speaker_tokens: role to token.
+    encoder: the encoder's shape.
+    dropout: rate on hidden states in training.
+    dtype: of the computation.
+  """
+
+  classes: tuple[str, ...]
+  task: str
+  window: int | None
+  max_length: int
+  buckets: tuple[int, ...]
+  speaker_tokens: Mapping[str, str]
+  encoder: bert.BertConfig
+  dropout: float
+  dtype: str
+
+  def save(self, workdir: pathlib.Path) -> None:
+    """Writes student.json."""
+    text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+    temporary = workdir / f".{_FILE}"
+    temporary.write_text(text)
+    temporary.replace(workdir / _FILE)
+
+  @classmethod
+  def load(cls, workdir: pathlib.Path) -> "Student":
+    """Reads student.json.
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    path = workdir / _FILE
+    if not path.exists():
+      raise ValueError(
+        f"A run's folder must hold {_FILE}, got {workdir} without it. Name the"
+        " --workdir of a run of `python -m ppl_jax.main`."
+      )
+    values = json.loads(path.read_text())
+    values["classes"] = tuple(values["classes"])
+    values["buckets"] = tuple(values["buckets"])
+    values["encoder"] = bert.BertConfig(**values["encoder"])
+    return cls(**values)
