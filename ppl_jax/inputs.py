@@ -15,6 +15,7 @@ from ppl_jax import checkpoint
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import pipeline, sampling, segments, tokenization
 from ppl_jax.data import scores as scores_lib
+from ppl_jax.data import votes as votes_lib
 from ppl_jax.models import bert, pretrained
 from ppl_jax.student import Student
 
@@ -252,21 +253,15 @@ def _simulate(config, dataset, reader, workdir) -> pathlib.Path:
   with votes.open("w") as f:
     for vote in reader.votes(train, dataset.classes, seed=config.seed):
       f.write(json.dumps(vote) + "\n")
-  rows, counts = scores_lib.votes_to_scores(
-    votes, train, dataset.classes, config.votes.none_label
+  counted = votes_lib.votes_to_scores(
+    votes,
+    train,
+    dataset.classes,
+    config.votes.none_label,
+    dataset=dataset.name,
+    split="train",
   )
-  metadata = {
-    "dataset": dataset.name,
-    "split": "train",
-    "models": [],
-    "prompts": [],
-    "sampling": {},
-    "requests": counts.votes,
-    "aggregation": "share of the valid votes, each of weight 1",
-  }
-  scores_lib.write_scores(
-    scores, scores_lib.Scores(dataset.classes, metadata, rows)
-  )
+  scores_lib.write_scores(scores, counted)
   return scores
 
 

@@ -37,7 +37,7 @@ def main(argv):
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
   try:
     inputs = inputs_lib.prepare(_CONFIG.value, workdir)
-  except ValueError as error:
+  except (ValueError, ConnectionError) as error:
     _LOG.debug("Where it was found:", exc_info=True)
     sys.exit(f"error: {error}")
   train.train_and_evaluate(_CONFIG.value, inputs, workdir)

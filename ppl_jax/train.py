@@ -482,11 +482,10 @@ def _report(run: _Run, params) -> dict:
   if inputs.dev_U.any():
     dev = np.flatnonzero(inputs.dev_U)
     results["dev"] = _named(run, run.classify(params, "validation", dev)[1])
-  for name, split in (("dev_full", "validation"), ("test", "test")):
-    if split not in inputs.splits or (
-      split == "validation" and not config.full_dev
-    ):
+  for split in config.report:
+    if split not in inputs.splits:
       continue
+    name = "dev_full" if split == "validation" else split
     labelled = np.flatnonzero(inputs.splits[split].split.labelled_U)
     if len(labelled):
       counts = run.classify(params, split, labelled, name)[1]
