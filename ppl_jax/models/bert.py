@@ -1,9 +1,10 @@
 """BERT encoder in Flax NNX, numerically that of Hugging Face's `BertModel`.
 
-Shape letters: N segments, T tokens, H hidden size.
+Shape letters: N segments, T tokens, H hidden size, A heads, E head size.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -132,6 +133,100 @@ def _dropout_at(x: Array, rate: float, key: Array | None, site: int) -> Array:
   return dropout(x, rate, jax.random.fold_in(key, site))
 
 
+def gelu(x: Array) -> Array:
+  """Exact GELU by erf; half the time of the erfc in jax.nn.gelu on a CPU."""
+  return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def attention(
+  query_NxTxAxE: Array,
+  key_NxTxAxE: Array,
+  value_NxTxAxE: Array,
+  length_N: Array,
+) -> Array:
+  """Scaled dot-product attention to the first `length_N` tokens of a row.
+
+  Runs cuDNN's fused kernel for bfloat16 on NVIDIA GPUs. Elsewhere the softmax
+  is in float32 and divides after the product with the values, which on a CPU
+  takes three quarters of the time of jax.nn.dot_product_attention.
+
+  Args:
+    query_NxTxAxE: A heads of size E, as keys and values, in one dtype.
+    key_NxTxAxE: see above.
+    value_NxTxAxE: see above.
+    length_N: int32, at least 1.
+
+  Returns:
+    [N, T, A, E] in the dtype of the arguments.
+  """
+  E, dtype = query_NxTxAxE.shape[-1], query_NxTxAxE.dtype
+  if _has_cudnn_attention(dtype, E):
+    return jax.nn.dot_product_attention(
+      query_NxTxAxE,
+      key_NxTxAxE,
+      value_NxTxAxE,
+      key_value_seq_lengths=length_N,
+      implementation="cudnn",
+    )
+  logits_NxAxTxT = jnp.einsum(
+    "ntae,nsae->nats", query_NxTxAxE * (1 / math.sqrt(E)), key_NxTxAxE
+  ).astype(jnp.float32)
+  position_T = jnp.arange(logits_NxAxTxT.shape[-1])
+  mask_NxT = jnp.where(position_T[None, :] < length_N[:, None], 0.0, -1e30)
+  logits_NxAxTxT += mask_NxT[:, None, None, :]
+  top_NxAxTx1 = logits_NxAxTxT.max(-1, keepdims=True)
+  weights_NxAxTxT = jnp.exp(logits_NxAxTxT - jax.lax.stop_gradient(top_NxAxTx1))
+  total_NxAxT = weights_NxAxTxT.sum(-1)
+  y_NxAxTxE = jnp.einsum(
+    "nats,nsae->nate", weights_NxAxTxT.astype(dtype), value_NxTxAxE
+  )
+  y_NxAxTxE /= total_NxAxT[..., None].astype(dtype)
+  return y_NxAxTxE.transpose(0, 2, 1, 3)
+
+
+def _has_cudnn_attention(dtype: DTypeLike, head_size: int) -> bool:
+  device = jax.devices()[0]
+  return (
+    device.platform == "gpu"
+    and "cuda" in device.client.platform_version.lower()
+    and float(device.compute_capability) >= 8
+    and dtype == jnp.bfloat16
+    and head_size <= 128
+    and head_size % 8 == 0
+  )
+
+
+class Dense(nnx.Module):
+  """Linear map whose weight lies [out, in], as in a Hugging Face checkpoint.
+
+  nnx.Linear's [in, out] makes XLA transpose the weight's gradient, and flat
+  rows let it call its fastest product: a training step on a CPU takes a tenth
+  less time.
+  """
+
+  def __init__(
+    self,
+    size_in: int,
+    size_out: int,
+    *,
+    dtype: DTypeLike,
+    weight_init: nnx.Initializer,
+    rngs: nnx.Rngs,
+  ):
+    self.dtype = dtype
+    self.weight = nnx.Param(
+      weight_init(rngs.params(), (size_out, size_in), jnp.float32)
+    )
+    self.bias = nnx.Param(jnp.zeros(size_out, jnp.float32))
+
+  def __call__(self, x: Array) -> Array:
+    """Maps [..., in] to [..., out] in the compute dtype."""
+    weight, bias = (p[...].astype(self.dtype) for p in (self.weight, self.bias))
+    flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
+    y = jax.lax.dot_general(flat, weight, (((1,), (1,)), ((), ())))
+    return (y + bias[None]).reshape(*x.shape[:-1], -1)
+
+
 class _Factory:
   """Makes submodules with one initialiser, parameter dtype and epsilon."""
 
@@ -139,13 +234,12 @@ class _Factory:
     self._config, self._dtype, self._rngs = config, dtype, rngs
     self._init = nnx.initializers.normal(config.initializer_range)
 
-  def linear(self, size_in: int, size_out: int) -> nnx.Linear:
-    return nnx.Linear(
+  def dense(self, size_in: int, size_out: int) -> Dense:
+    return Dense(
       size_in,
       size_out,
       dtype=self._dtype,
-      param_dtype=jnp.float32,
-      kernel_init=self._init,
+      weight_init=self._init,
       rngs=self._rngs,
     )
 
@@ -198,32 +292,32 @@ class Layer(nnx.Module):
   def __init__(self, config: BertConfig, make: _Factory):
     hidden = config.hidden_size
     self.heads = config.num_attention_heads
-    self.query = make.linear(hidden, hidden)
-    self.key = make.linear(hidden, hidden)
-    self.value = make.linear(hidden, hidden)
-    self.attention_output = make.linear(hidden, hidden)
+    self.query = make.dense(hidden, hidden)
+    self.key = make.dense(hidden, hidden)
+    self.value = make.dense(hidden, hidden)
+    self.attention_output = make.dense(hidden, hidden)
     self.attention_norm = make.norm()
-    self.intermediate = make.linear(hidden, config.intermediate_size)
-    self.output = make.linear(config.intermediate_size, hidden)
+    self.intermediate = make.dense(hidden, config.intermediate_size)
+    self.output = make.dense(config.intermediate_size, hidden)
     self.output_norm = make.norm()
 
   def attention(self, x_NxTxH: Array, length_N: Array) -> Array:
     """Returns [N, T, H], each token attending to the first `length_N`."""
     N, T, H = x_NxTxH.shape
     split = (N, T, self.heads, H // self.heads)
-    y = jax.nn.dot_product_attention(
+    y_NxTxAxE = attention(
       self.query(x_NxTxH).reshape(split),
       self.key(x_NxTxH).reshape(split),
       self.value(x_NxTxH).reshape(split),
-      key_value_seq_lengths=length_N,
+      length_N,
     )
-    return self.attention_output(y.reshape(N, T, H))
+    return self.attention_output(y_NxTxAxE.reshape(N, T, H))
 
   def __call__(self, x_NxTxH, length_N, drop_attention, drop_output) -> Array:
     """Returns [N, T, H]; the two functions apply dropout at their place."""
     y_NxTxH = drop_attention(self.attention(x_NxTxH, length_N))
     x_NxTxH = self.attention_norm(x_NxTxH + y_NxTxH)
-    y_NxTxF = jax.nn.gelu(self.intermediate(x_NxTxH), approximate=False)
+    y_NxTxF = gelu(self.intermediate(x_NxTxH))
     y_NxTxH = drop_output(self.output(y_NxTxF))
     return self.output_norm(x_NxTxH + y_NxTxH)
 
@@ -259,7 +353,7 @@ class Bert(nnx.Module):
     self.layers = nnx.List(
       [Layer(config, make) for _ in range(config.num_hidden_layers)]
     )
-    self.pooler = make.linear(config.hidden_size, config.hidden_size)
+    self.pooler = make.dense(config.hidden_size, config.hidden_size)
 
   def __call__(
     self,

@@ -1,7 +1,7 @@
 """Student weights in and out, in Hugging Face's layout.
 
 Our parameters have the tensors of `BertForSequenceClassification` one to one:
-only names differ, and dense kernels are transposed.
+only names differ, and the scorer's kernel is transposed.
 """
 
 import dataclasses
