@@ -128,19 +128,6 @@ def vote_ece(
   return expected_calibration_error(S_UxC[keep_UxC], gold_UxC[keep_UxC], bins=5)
 
 
-def vote_ece_per_class(
-  S_UxC: np.ndarray, gold_UxC: np.ndarray, *, zeros: str = "drop"
-) -> np.ndarray:
-  """`vote_ece` of each class by itself; float64 [C]."""
-  S_UxC, gold_UxC = _same_shape(S_UxC, gold_UxC, "gold")
-  return np.array(
-    [
-      vote_ece(S_UxC[:, [c]], gold_UxC[:, [c]], zeros=zeros)
-      for c in range(S_UxC.shape[1])
-    ]
-  )
-
-
 def fit_offsets(
   logits_UxC: np.ndarray, S_UxC: np.ndarray, task: str
 ) -> tuple[np.ndarray, float]:
@@ -166,19 +153,7 @@ def fit_offsets(
   Raises:
     ValueError: other shapes or task, logits not finite, or no score at all.
   """
-  logits_UxC, S_UxC = _same_shape(logits_UxC, S_UxC, "scores")
-  softmax = _is_softmax(task, logits_UxC.shape[1])
-  weight_UxC = _weights(S_UxC, softmax)
-  if not np.isfinite(logits_UxC).all():
-    raise ValueError(
-      "Offsets need finite logits, got NaN or infinity. Check the student's"
-      " checkpoint."
-    )
-  if not weight_UxC.any():
-    raise ValueError(
-      "Offsets need at least one utterance with a score, got none. Hold out"
-      " dialogues that have votes."
-    )
+  logits_UxC, S_UxC, weight_UxC, softmax = _fit_inputs(logits_UxC, S_UxC, task)
   S_UxC = np.where(weight_UxC > 0, S_UxC, 0.0)
   used_U = weight_UxC.any(axis=1)
   f_UxC, S_UxC = logits_UxC[used_U], S_UxC[used_U]
@@ -244,10 +219,12 @@ def fit_temperature(
   Raises:
     ValueError: as of `fit_offsets`.
   """
-  zeros_C = np.zeros(np.shape(logits_UxC)[1])
+  logits_UxC, S_UxC, weight_UxC, softmax = _fit_inputs(logits_UxC, S_UxC, task)
+  S_UxC = np.where(weight_UxC > 0, S_UxC, 0.0)
 
   def objective(log_t):
-    return vote_cross_entropy(logits_UxC, S_UxC, zeros_C, np.exp(log_t), task)
+    z_UxC = logits_UxC / np.exp(log_t)
+    return _cross_entropy(z_UxC, S_UxC, weight_UxC, softmax)[0]
 
   largest = np.log(20.0)
   fit = optimize.minimize_scalar(
@@ -290,6 +267,26 @@ def vote_cross_entropy(
   S_UxC = np.where(weight_UxC > 0, S_UxC, 0.0)
   z_UxC = (logits_UxC + np.asarray(offsets_C, np.float64)) / temperature
   return _cross_entropy(z_UxC, S_UxC, weight_UxC, softmax)[0]
+
+
+def _fit_inputs(
+  logits_UxC, S_UxC, task: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+  """Logits, scores, weights and whether a softmax decides; all checked."""
+  logits_UxC, S_UxC = _same_shape(logits_UxC, S_UxC, "scores")
+  softmax = _is_softmax(task, logits_UxC.shape[1])
+  weight_UxC = _weights(S_UxC, softmax)
+  if not np.isfinite(logits_UxC).all():
+    raise ValueError(
+      "A fit needs finite logits, got NaN or infinity. Check the student's"
+      " checkpoint."
+    )
+  if not weight_UxC.any():
+    raise ValueError(
+      "A fit needs at least one utterance with a score, got none. Hold out"
+      " dialogues that have votes or gold."
+    )
+  return logits_UxC, S_UxC, weight_UxC, softmax
 
 
 def _is_softmax(task: str, num_classes: int) -> bool:

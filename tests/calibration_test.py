@@ -117,9 +117,10 @@ class VoteEceTest(parameterized.TestCase):
     self.assertAlmostEqual(
       calibration.vote_ece(self._SCORES, self._GOLD), (0.2 + 0.4 + 0) / 3
     )
-    np.testing.assert_allclose(
-      calibration.vote_ece_per_class(self._SCORES, self._GOLD),
-      [0.4, (0.2 + 0) / 2],
+    # Of the second class alone, one score in each of two buckets.
+    self.assertAlmostEqual(
+      calibration.vote_ece(self._SCORES[:, [1]], self._GOLD[:, [1]]),
+      (0.2 + 0) / 2,
     )
 
   def test_zeros_in_the_first_bucket_by_hand(self):
@@ -130,6 +131,11 @@ class VoteEceTest(parameterized.TestCase):
     self.assertAlmostEqual(
       actual, 3 / 5 * abs(1 / 3 - 0.2 / 3) + 1 / 5 * 0.4 + 1 / 5 * 0
     )
+
+  def test_has_five_buckets(self):
+    # 0.2 and 0.25 lie in two of five buckets, in one of four.
+    actual = calibration.vote_ece(np.array([[0.2], [0.25]]), [[1], [0]])
+    self.assertAlmostEqual(actual, ((1 - 0.2) + 0.25) / 2)
 
   def test_float32_scores_fall_where_their_shares_do(self):
     shares = np.arange(1, 6)[:, None] / 5
@@ -275,6 +281,18 @@ class FitOffsetsTest(parameterized.TestCase):
     )
     self.assertBetween(value, 0, 0.01)
 
+  def test_the_ridge_decides_what_separable_data_leave_open(self):
+    scores = np.array([[1.0], [0.0]])
+    offsets, temperature = calibration.fit_offsets(
+      2 * scores - 1, scores, _MULTI
+    )
+    # The slope a minimises log(1 + exp(-a)) + 1e-6 / 2 (a - 1)^2.
+    slope = optimize.brentq(
+      lambda a: 1e-6 * (a - 1) - 1 / (1 + math.exp(a)), 1, 50
+    )
+    np.testing.assert_allclose(temperature, 1 / slope, rtol=1e-3)
+    np.testing.assert_allclose(offsets, [0], atol=1e-3)
+
   @parameterized.parameters(_SINGLE, _MULTI)
   def test_unsupported_classes_and_flat_logits(self, task):
     scores = np.array([[0.75, 0.25, 0.0]] * 8)
@@ -350,8 +368,43 @@ class FitOffsetsTest(parameterized.TestCase):
     ([[1.0, 0.0]], [[1.0, 0.0]], "ranking", "got 'ranking'"),
   )
   def test_refuses(self, logits, scores, task, message):
-    with self.assertRaisesRegex(ValueError, message):
-      calibration.fit_offsets(np.array(logits), np.array(scores), task)
+    for fit in (calibration.fit_offsets, calibration.fit_temperature):
+      with self.assertRaisesRegex(ValueError, message):
+        fit(np.array(logits), np.array(scores), task)
+
+
+class FitTemperatureTest(parameterized.TestCase):
+  @parameterized.parameters((_SINGLE, 4), (_SINGLE, 1), (_MULTI, 3))
+  def test_recovers_a_known_temperature(self, task, classes):
+    logits = np.random.default_rng(8).normal(0, 3, (200, classes))
+    if task == _SINGLE and classes > 1:
+      scores = special.softmax(logits / 2.5, axis=1)
+    else:
+      scores = special.expit(logits / 2.5)
+    logits[:5], scores[:5] = 9.0, math.nan
+    temperature = calibration.fit_temperature(logits, scores, task)
+    np.testing.assert_allclose(temperature, 2.5, rtol=1e-3)
+
+  @parameterized.parameters((_SINGLE, 3), (_MULTI, 2))
+  def test_is_the_minimum_of_a_grid(self, task, classes):
+    logits, scores = _problem(np.random.default_rng(9), 50, classes, task)
+    logits += 2 * np.nan_to_num(scores)
+    zeros = np.zeros(classes)
+    grid = [
+      calibration.vote_cross_entropy(logits, scores, zeros, t, task)
+      for t in np.geomspace(1 / 20, 20, 400)
+    ]
+    temperature = calibration.fit_temperature(logits, scores, task)
+    best = calibration.vote_cross_entropy(
+      logits, scores, zeros, temperature, task
+    )
+    self.assertLess(best, min(grid) + 1e-6)
+
+  def test_separable_data_stay_within_the_bounds(self):
+    scores = np.eye(3)
+    for sign, bound in ((1, 1 / 20), (-1, 20)):
+      temperature = calibration.fit_temperature(sign * scores, scores, _SINGLE)
+      np.testing.assert_allclose(temperature, bound, rtol=1e-3)
 
 
 if __name__ == "__main__":

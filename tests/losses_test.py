@@ -328,6 +328,15 @@ class GoldTest(LossesTest):
     np.testing.assert_allclose(total, math.log(4), rtol=1e-6)
     self.assertEqual(count, 1)
 
+  def test_softmax_shares_a_row_among_its_classes(self):
+    f, gold = jnp.array([[1.0, 2.0, 0.0]]), jnp.array([[1, 1, 0]])
+    total, count = _gold(f, gold, jnp.ones(1, bool), task="single_label")
+    log_sum = math.log(math.exp(1) + math.exp(2) + 1)
+    np.testing.assert_allclose(
+      total, -((1 - log_sum) + (2 - log_sum)) / 2, rtol=1e-6
+    )
+    self.assertEqual(count, 1)
+
   @parameterized.parameters(("multi_label", 2), ("single_label", 1))
   def test_sigmoid_by_hand(self, task, classes):
     f = jnp.array([[2.0, -1.0], [0.5, 3.0]])[:, :classes]
