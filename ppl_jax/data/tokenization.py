@@ -35,6 +35,7 @@ from tokenizers import (
 
 from ppl_jax.data import segments
 
+_LOG = logging.getLogger(__name__)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # Raised when the same text would give other ids, so that no old cache is used.
@@ -232,7 +233,7 @@ def from_folder(
   ]
   tokenizer.add_special_tokens(new)
   if new:
-    logging.info("Added %d speaker tokens to %s: %s", len(new), folder, new)
+    _LOG.info("Added %d speaker tokens to %s: %s", len(new), folder, new)
   return StudentTokenizer(tokenizer, speaker_tokens), len(new)
 
 
