@@ -65,10 +65,13 @@ def has_pair(
     first, second = scores_MxC > 0.5, scores_MxC <= 0.5  # NaN is in neither
   if equal_labels:
     first = second = first | second
-  any_first = np.logical_or.reduceat(first, starts_G, axis=0)
-  any_second = np.logical_or.reduceat(second, starts_G, axis=0)
-  sizes = np.diff(np.append(starts_G, len(scores_MxC)))
-  return (any_first & any_second).any(axis=1) & (sizes > 1)
+
+  def count(which_MxC):
+    return np.add.reduceat(which_MxC.astype(np.int64), starts_G, axis=0)
+
+  # Ordered pairs, less those of a segment with itself.
+  pairs_GxC = count(first) * count(second) - count(first & second)
+  return (pairs_GxC > 0).any(axis=1)
 
 
 class Plan:

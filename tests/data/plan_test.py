@@ -1,0 +1,214 @@
+import itertools
+
+import numpy as np
+from absl.testing import absltest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppl_jax.data import plan
+
+_BUCKETS = (8, 16, 32)
+
+
+def _corpus(sizes, seed=0):
+  """Utterances of dialogues of some sizes, with random segment lengths."""
+  rng = np.random.default_rng(seed)
+  dialogue = np.repeat(np.arange(len(sizes)), sizes)
+  utterances = 100 + np.arange(len(dialogue))
+  return utterances, dialogue, rng.integers(4, 33, len(dialogue))
+
+
+def _plan(corpus, **kwargs):
+  defaults = {
+    "buckets": _BUCKETS,
+    "rows": 8,
+    "shards": 1,
+    "group_size": 3,
+    "seed": (0, 3),
+  }
+  return plan.Plan(*corpus, **(defaults | kwargs))
+
+
+def _groups(batch):
+  """The groups of a batch, as lists of utterances."""
+  for shard, rows in enumerate(batch.rows_SxN):
+    for index in batch.index_SxDxK[shard]:
+      members = rows[index[index >= 0]]
+      if len(members):
+        yield list(members)
+
+
+class PlanTest(absltest.TestCase):
+  @settings(max_examples=30, deadline=None)
+  @given(
+    sizes=st.lists(st.integers(1, 20), min_size=1, max_size=30),
+    rows=st.integers(3, 9),
+    shards=st.integers(1, 3),
+    group_size=st.integers(1, 3),
+    seed=st.integers(0, 100),
+  )
+  def test_an_epoch_sees_every_segment_once(
+    self, sizes, rows, shards, group_size, seed
+  ):
+    corpus = _corpus(sizes, seed)
+    utterances, dialogue, lengths = corpus
+    drawn = _plan(
+      corpus,
+      rows=rows,
+      shards=shards,
+      group_size=group_size,
+      seed=(seed, 3),
+    )
+    for epoch in range(2):
+      seen = []
+      for t in range(drawn.steps(epoch), drawn.steps(epoch + 1)):
+        batch = drawn.batch(t)
+        self.assertEqual(batch.rows_SxN.shape, (shards, rows))
+        filled = batch.rows_SxN[batch.rows_SxN >= 0]
+        seen.extend(filled)
+        self.assertLessEqual(lengths[filled - 100].max(), batch.length)
+        for group in _groups(batch):
+          self.assertLen(set(dialogue[np.array(group) - 100]), 1)
+          self.assertLen(set(group), len(group))
+          self.assertBetween(len(group), 2, group_size)
+      np.testing.assert_array_equal(np.sort(seen), utterances)
+
+  def test_groups_of_a_dialogue_are_as_few_and_as_even_as_can_be(self):
+    for size, expected in ((7, [2, 2, 3]), (6, [3, 3]), (4, [2, 2]), (2, [2])):
+      drawn = _plan(_corpus([size]))
+      sizes = [
+        len(group)
+        for t in range(drawn.steps(1))
+        for group in _groups(drawn.batch(t))
+      ]
+      self.assertEqual(sorted(sizes), expected)
+
+  def test_a_batch_depends_on_the_seed_and_its_number_alone(self):
+    corpus = _corpus([5, 9, 2, 14, 1, 7] * 5)
+    forward, backward = _plan(corpus), _plan(corpus)
+    batches = [forward.batch(t) for t in range(40)]
+    for t in reversed(range(40)):
+      again = backward.batch(t)
+      self.assertEqual(again.length, batches[t].length)
+      np.testing.assert_array_equal(again.rows_SxN, batches[t].rows_SxN)
+      np.testing.assert_array_equal(again.index_SxDxK, batches[t].index_SxDxK)
+    other = _plan(corpus, seed=(1, 3))
+    self.assertFalse((other.batch(0).rows_SxN == batches[0].rows_SxN).all())
+
+  def test_epochs_draw_other_groups(self):
+    drawn = _plan(_corpus([12] * 10))
+    epochs = [
+      {
+        frozenset(group)
+        for t in range(drawn.steps(e), drawn.steps(e + 1))
+        for group in _groups(drawn.batch(t))
+      }
+      for e in range(2)
+    ]
+    self.assertLess(len(epochs[0] & epochs[1]), len(epochs[0]) // 2)
+
+  def test_few_rows_stay_empty(self):
+    corpus = _corpus([8] * 300)
+    drawn = _plan(corpus, rows=32, group_size=7)  # groups of 4
+    filled = [(drawn.batch(t).rows_SxN >= 0).mean() for t in range(70)]
+    self.assertGreater(np.mean(filled), 0.97)
+
+  def test_groups_that_do_not_count_cost_no_row(self):
+    corpus = _corpus([4] * 20)
+    even = corpus[1] % 2 == 0
+    scores = np.where(even, np.arange(80) % 4 > 1, 1.0).astype(np.float32)
+
+    def keep(members, starts):
+      return plan.has_pair(
+        scores[members, None], starts, targets="hard", equal_labels=False
+      )
+
+    drawn = _plan(corpus, group_size=4, keep_groups=keep)
+    seen = np.concatenate(
+      [drawn.batch(t).rows_SxN.ravel() for t in range(drawn.steps(1))]
+    )
+    np.testing.assert_array_equal(np.sort(seen[seen >= 0]), corpus[0][even])
+
+  def test_no_pair_at_all_is_an_error(self):
+    with self.assertRaisesRegex(ValueError, "got none"):
+      _plan(_corpus([1, 1]), keep_groups=lambda m, s: np.zeros(len(s), bool))
+    with self.assertRaisesRegex(ValueError, "got none"):
+      _plan(_corpus([]))
+
+  def test_a_group_must_fit_into_a_shard(self):
+    with self.assertRaisesRegex(ValueError, "from 1 to the rows of a shard, 8"):
+      _plan(_corpus([3]), group_size=9)
+
+  def test_cross_groups_mix_dialogues(self):
+    corpus = _corpus([4] * 50)
+    drawn = _plan(corpus, cross=True)
+    mixed = [
+      len(set(corpus[1][np.array(group) - 100])) > 1
+      for t in range(drawn.steps(1))
+      for group in _groups(drawn.batch(t))
+    ]
+    self.assertGreater(np.mean(mixed), 0.9)
+
+  def test_mixed_plan_puts_gold_rows_first(self):
+    corpus = _corpus([4] * 10)
+    gold = _plan(_corpus([5] * 2), rows=5, group_size=1, shards=2)
+    votes = _plan(corpus, shards=2)
+    both = plan.MixedPlan(gold, votes).batch(3)
+    np.testing.assert_array_equal(both.rows_SxN[:, :5], gold.batch(3).rows_SxN)
+    np.testing.assert_array_equal(both.rows_SxN[:, 5:], votes.batch(3).rows_SxN)
+    self.assertEqual(list(_groups(both)), list(_groups(votes.batch(3))))
+    self.assertEqual(
+      both.length, max(gold.batch(3).length, votes.batch(3).length)
+    )
+
+
+class HasPairTest(absltest.TestCase):
+  @settings(max_examples=60, deadline=None)
+  @given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    targets=st.sampled_from(["hard", "soft"]),
+    equal_labels=st.booleans(),
+    seed=st.integers(0, 1000),
+  )
+  def test_against_every_pair_looked_at(
+    self, sizes, targets, equal_labels, seed
+  ):
+    rng = np.random.default_rng(seed)
+    choices = [0, 0.2, 0.5, 0.8, 1, np.nan]
+    scores = rng.choice(choices, (sum(sizes), 2)).astype(np.float32)
+    starts = np.cumsum([0, *sizes[:-1]])
+    expected = []
+    for start, size in zip(starts, sizes, strict=True):
+      found = False
+      pairs = itertools.permutations(range(start, start + size), 2)
+      for (i, j), c in itertools.product(pairs, range(2)):
+        s_i, s_j = scores[i, c], scores[j, c]
+        if np.isnan(s_i) or np.isnan(s_j):
+          continue
+        if targets == "hard":
+          s_i, s_j = s_i > 0.5, s_j > 0.5
+        found |= bool(equal_labels or s_i * (1 - s_j) > 0)
+      expected.append(found)
+    got = plan.has_pair(
+      scores, starts, targets=targets, equal_labels=equal_labels
+    )
+    self.assertEqual(list(got), expected)
+
+
+class InOrderTest(absltest.TestCase):
+  def test_every_utterance_once_and_shortest_first(self):
+    utterances, _, lengths = _corpus([3, 9, 5])
+    plans = plan.in_order(
+      utterances, lengths, buckets=_BUCKETS, rows=2, shards=2
+    )
+    rows = np.concatenate([p.rows_SxN.ravel() for p in plans])
+    rows = rows[rows >= 0]
+    np.testing.assert_array_equal(np.sort(rows), utterances)
+    self.assertTrue((np.diff(lengths[rows - 100]) >= 0).all())
+    for p in plans:
+      longest = lengths[p.rows_SxN[p.rows_SxN >= 0] - 100].max()
+      self.assertEqual(p.length, min(b for b in _BUCKETS if b >= longest))
+
+
+if __name__ == "__main__":
+  absltest.main()
