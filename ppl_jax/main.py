@@ -6,6 +6,7 @@ Every value of the config can be set: --config.pretrain.epochs=5. A run that
 was killed goes on from its last checkpoint when the same command is given.
 """
 
+import difflib
 import logging
 import pathlib
 import sys
@@ -13,7 +14,7 @@ import sys
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ppl_jax import inputs as inputs_lib
 from ppl_jax import train
@@ -34,6 +35,9 @@ def main(argv):
   absl_logging.set_verbosity(absl_logging.WARNING)  # others' news
   logging.getLogger("ppl_jax").setLevel(logging.INFO)
   _LOG.info("JAX %s on %s", jax.__version__, jax.devices())
+  # A restart, and the next run alike, need not compile again.
+  cache = pathlib.Path(_CONFIG.value.dataset.data_dir).expanduser() / "xla"
+  jax.config.update("jax_compilation_cache_dir", str(cache))
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
   try:
     inputs = inputs_lib.prepare(_CONFIG.value, workdir)
@@ -43,6 +47,37 @@ def main(argv):
   train.train_and_evaluate(_CONFIG.value, inputs, workdir)
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a config key that does not exist is named in one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError):
+    keys = [a.lstrip("-").split("=")[0] for a in argv]
+    file = [a for a in argv if a.lstrip("-").startswith("config=")]
+    alone = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=alone)
+    alone([argv[0], *file])
+    for key in keys:
+      if key.startswith("config."):
+        _check_key(alone["config"].value, key)
+    raise
+
+
+def _check_key(values: ConfigDict, key: str) -> None:
+  """Exits where a config has no such key, with the nearest that it has."""
+  place, *parts = key.split(".")
+  for part in parts:
+    have = sorted(values.keys()) if isinstance(values, ConfigDict) else []
+    if part not in have:
+      near = difflib.get_close_matches(part, have, n=1)
+      hint = f"Did you mean {near[0]!r}?" if near else f"It has {have}."
+      sys.exit(
+        f"error: A flag must set a key that the config has, got --{key}:"
+        f" {place} has no {part!r}. {hint}"
+      )
+    values, place = values[part], f"{place}.{part}"
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,96 @@
+"""Kills real runs and starts them again.
+
+RESUME_TEST_KILLS=10 python -m pytest tests/resume_test.py
+"""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl.testing import absltest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import commands
+
+_KILLS = int(os.environ.get("RESUME_TEST_KILLS", "3"))
+
+
+def _params(workdir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.restore((workdir / "checkpoints" / name).absolute())
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+class ResumeTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.flags = (
+      *commands.SMALL,
+      f"--config.dataset.data_dir={self.folder / 'data'}",
+    )
+
+  def assert_same_run(self, one: pathlib.Path, other: pathlib.Path):
+    for name in ("pretrained", "student"):
+      ours, theirs = _params(one, name), _params(other, name)
+      self.assertEqual(ours.keys(), theirs.keys())
+      for key, value in ours.items():
+        self.assertEqual(value.tobytes(), theirs[key].tobytes(), key)
+    self.assertEqual(
+      (one / "results.json").read_text(), (other / "results.json").read_text()
+    )
+
+  def test_kill_at_random_moments(self):
+    whole, broken = self.folder / "whole", self.folder / "broken"
+    begin = time.monotonic()
+    status, output = commands.run(commands.command(whole, *self.flags))
+    self.assertEqual(status, 0, output)
+    duration = time.monotonic() - begin
+    seed = random.SystemRandom().randrange(10**6)
+    rng = random.Random(seed)
+    print(f"seed {seed}, an unbroken run takes {duration:.1f} s")
+    seen = set()
+    for _ in range(_KILLS):
+      process = commands.start(commands.command(broken, *self.flags))
+      moment = rng.uniform(0.3, 1.0) * duration
+      try:
+        process.communicate(timeout=moment)
+        killed = "not at all, it had finished"
+      except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed = f"after {moment:.1f} s"
+      states = broken / "checkpoints" / "state"
+      reached = sorted(
+        path.name for path in states.glob("*") if path.name.isdigit()
+      )
+      seen |= set(reached)
+      print(f"killed {killed}; newest checkpoint {reached}")
+    status, output = commands.run(commands.command(broken, *self.flags))
+    self.assertEqual(status, 0, output)
+    self.assert_same_run(whole, broken)
+
+  def test_a_finished_run_is_not_trained_again(self):
+    workdir = self.folder / "run"
+    command = commands.command(workdir, *self.flags)
+    self.assertEqual(commands.run(command)[0], 0)
+    before = (workdir / "results.json").read_text()
+    status, output = commands.run(command)
+    self.assertEqual(status, 0, output)
+    self.assertNotIn("pretrain step", output)
+    self.assertEqual(before, (workdir / "results.json").read_text())
+
+
+if __name__ == "__main__":
+  absltest.main()
