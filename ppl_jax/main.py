@@ -9,6 +9,7 @@ was killed goes on from its last checkpoint when the same command is given.
 import difflib
 import logging
 import pathlib
+import runpy
 import sys
 
 import jax
@@ -52,14 +53,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
   try:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError):
-    keys = [a.lstrip("-").split("=")[0] for a in argv]
-    file = [a for a in argv if a.lstrip("-").startswith("config=")]
-    alone = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=alone)
-    alone([argv[0], *file])
-    for key in keys:
+    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
+    values = runpy.run_path(given["config"])["get_config"]()
+    for key in given:
       if key.startswith("config."):
-        _check_key(alone["config"].value, key)
+        _check_key(values, key)
     raise
 
 
