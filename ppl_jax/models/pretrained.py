@@ -168,13 +168,12 @@ def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
       f"pytorch_model.bin, got {folder} with neither; give a folder in Hugging "
       "Face layout."
     )
-  prefix = "" if any(name.startswith("bert.") for name in raw) else "bert."
   weights = {}
   for name, value in raw.items():
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
     name = name.replace("LayerNorm.beta", "LayerNorm.bias")
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
-      name = prefix + name
+      name = f"bert.{name}"  # saved from BertModel
     weights[name] = value
   return weights
 
@@ -187,7 +186,13 @@ def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
       f"Reading pytorch_model.bin needs PyTorch, got {path} and no torch; "
       "pip install torch, or put model.safetensors beside it."
     ) from error
-  tensors = torch.load(path, map_location="cpu", weights_only=True)
+  try:
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+  except Exception as error:  # EOFError, RuntimeError, UnpicklingError, ...
+    raise ValueError(
+      f"The weights must be readable by PyTorch, got {path}: {error}; copy or "
+      "download it again."
+    ) from error
   return {
     name: tensor.float().numpy()
     for name, tensor in tensors.items()
@@ -203,10 +208,36 @@ def new_classifier(
   dtype: DTypeLike,
   seed: int,
 ) -> heads.Classifier:
-  """Returns a student with random weights."""
-  return heads.Classifier(
-    config, num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(seed)
-  )
+  """Returns a student with random weights.
+
+  They are drawn with NumPy, which compiles nothing: matrices are normal with
+  the config's `initializer_range`, biases 0, norms 1.
+  """
+  graphdef, params = _abstract(config, num_classes, dropout, dtype)
+  rng = np.random.default_rng(seed)
+
+  def fresh(leaf, shape):
+    if len(shape) > 1:
+      return rng.normal(0, config.initializer_range, shape)
+    return np.ones(shape) if leaf == "scale" else np.zeros(shape)
+
+  params = [
+    (path, param.replace(jnp.array(fresh(path[-1], param.shape), jnp.float32)))
+    for path, param in params
+  ]
+  return nnx.merge(graphdef, nnx.from_flat_state(params))
+
+
+def _abstract(config, num_classes, dropout, dtype):
+  """Returns a classifier's structure, and its parameters without values."""
+
+  def build():
+    return heads.Classifier(
+      config, num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(0)
+    )
+
+  graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
+  return graphdef, nnx.to_flat_state(state)
 
 
 def load_classifier(
@@ -259,16 +290,9 @@ def load_classifier(
   grown = dataclasses.replace(
     config, vocab_size=max(config.vocab_size, vocab_size)
   )
-  graphdef, abstract = nnx.split(
-    nnx.eval_shape(
-      lambda: heads.Classifier(
-        grown, num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(0)
-      )
-    ),
-    nnx.Param,
-  )
+  graphdef, abstract = _abstract(grown, num_classes, dropout, dtype)
   problems, params = [], []
-  for path, param in nnx.to_flat_state(abstract):
+  for path, param in abstract:
     name, kernel = _hf_name(path), path[-1] == "kernel"
     shape = param.shape[::-1] if kernel else param.shape
     if name == _WORDS:
