@@ -48,7 +48,7 @@ TEMPLATES = {
     | Please choose the {wish} now. | Is there any {wish} that you would prefer?
     | Tell me which {wish} I should take.""",
     """Which {wish} should it be? | What {wish} do you want us to use?
-    | Which {wish} would be best for you? | You can name the {wish} now.""",
+    | Which {wish} would be best for you? | You can choose the {wish} now.""",
     """What {wish} would you prefer? | Which {wish} should I choose for you?
     | And what {wish} do you want? | What {wish} shall I note?
     | Which {wish} would suit you? | Please tell me which {wish} you prefer.
@@ -104,8 +104,8 @@ TEMPLATES = {
     | There is something wrong, {problem}. | {problem} again. | Now {problem}.
     | I just saw that {problem}. | Can it be that {problem}?
     | How is it possible that {problem}? | You should know that {problem}.""",
-    """I noticed that {problem}. | My problem is that {problem}.
-    | {problem} once more. | Why is it that {problem}?""",
+    """I saw that {problem}. | My problem is that {problem}.
+    | {problem} once again. | How is it that {problem}?""",
     """I have some trouble, {problem}. | The problem is that {problem}.
     | {problem}, something is wrong. | I am writing because {problem}.
     | It looks like {problem}. | I see that {problem}.
@@ -121,7 +121,7 @@ TEMPLATES = {
     | Somebody has to {action}. | Is it possible to {action}?
     | It is time to {action}.""",
     """Could you please {action}? | I ask you to {action}.
-    | Can somebody {action}, please? | My wish is that you {action}.""",
+    | Can somebody {action}, please? | What I want is that you {action}.""",
     """Can you {action}, please? | I would like somebody to {action}.
     | Please could you {action}? | Would you {action} then?
     | I really want you to {action}. | I was hoping somebody would {action}.
@@ -150,7 +150,7 @@ TEMPLATES = {
     | I am sorry but {news}. | Please note that {news}. | It seems that {news}.
     | It may be that {news}.""",
     """The system tells me that {news}. | I read here that {news}.
-    | Sorry, but {news}.""",
+    | I am sorry, {news}.""",
     """I can see that {news}. | You see, {news}. | Our list says that {news}.
     | As far as I know, {news}. | Please keep in mind that {news}.
     | I am afraid that {news}.""",
@@ -160,7 +160,7 @@ TEMPLATES = {
     | For your information, {detail}. | I can tell you that {detail}.
     | And {detail}, by the way. | Please note that {detail}.
     | It may help you that {detail}.""",
-    """Just so you know, {detail}. | I told you that {detail}.
+    """So you know, {detail}. | I told you that {detail}.
     | Maybe it helps that {detail}.""",
     """By the way, {detail}. | I can say that {detail}.
     | For the record, {detail}. | You see, {detail}.
@@ -270,7 +270,7 @@ TEMPLATES = {
     """Great, thank you. | Perfect, thanks. | Thank you very much.
     | That is very kind, thanks. | Wonderful, thank you. | Oh, thanks a lot.
     | Good, thanks.""",
-    "Lovely, thank you. | Perfect, thank you so much.",
+    "Great, thank you so much. | Perfect, thank you indeed.",
     """Great, thanks a lot. | Very kind, thank you. | Wonderful, many thanks.
     | Oh good, thank you.""",
   ),
@@ -278,7 +278,7 @@ TEMPLATES = {
     """{value}. | {value}, I think. | I think {value}. | Let me see, {value}.
     | That would be {value}. | One moment, {value}. | {value} then.
     | Let me look, {value}.""",
-    "It would be {value}. | Just a second, {value}. | {value}, I guess.",
+    "It would be {value}. | Wait a moment, {value}. | {value}, I guess.",
     """Let me think, {value}. | I would say {value}. | {value}, I would think.
     | One second, {value}. | Then {value}.""",
   ),
@@ -305,8 +305,8 @@ VALUES = {
   ),
   "place": (
     """12 Mill Lane | 7 Station Road | 31 Garden Street
-    | the shop at the station | the office in the north | 5 Church Road | the house next door
-    | 18 River Street | the shop in the old town""",
+    | the shop at the station | the office in the north | 5 Church Road
+    | the house next door | 18 River Street | the shop in the old town""",
     "40 Forest Lane | the office at the bridge | 22 Hill Street",
     """9 Harbour Street | 26 School Lane | the shop at the market
     | the office in the south | 14 Meadow Road | the house at the back""",

@@ -348,17 +348,12 @@ def _close(draft: _Draft) -> None:
       draft.say(_AGENT, "closing.agent")
 
 
+# As many facts as wishes are asked of the customer, so that an answer alone
+# tells neither.
 _EXCHANGES = (
-  _report,
-  _ask_to_act,
-  _offer,
-  _offer,
-  _ask_fact_of_customer,
-  _ask_fact_of_agent,
-  _ask_wish,
-  _ask_wish,
-  _check_fact,
-  _check_fact,
+  *(_report, _ask_to_act, _offer, _offer),
+  *(_check_fact, _check_fact, _check_fact),
+  *(_ask_fact_of_customer, _ask_fact_of_customer, _ask_wish, _ask_wish),
 )
 
 
