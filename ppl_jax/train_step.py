@@ -138,7 +138,7 @@ def make_train_step(
     scalars = {
       "loss": loss,
       **{f"loss_{name}": mean for name, mean in means.items()},
-      "gradient_norm": optax.global_norm(gradients),
+      "gradient_norm": optax.tree.norm(gradients),
     }
     return TrainState(state.step + 1, params, opt_state), scalars
 

@@ -40,13 +40,14 @@ def command(workdir, *flags, module="ppl_jax.main", config="quickstart"):
   ]
 
 
-def start(arguments, **kwargs) -> subprocess.Popen:
-  """Starts a command in the project's root."""
+def start(arguments, **variables) -> subprocess.Popen:
+  """Starts a command in the project's root, with environment variables."""
   environment = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
+    **variables,
   }
   return subprocess.Popen(
     arguments,
@@ -55,7 +56,6 @@ def start(arguments, **kwargs) -> subprocess.Popen:
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    **kwargs,
   )
 
 

@@ -1,0 +1,186 @@
+"""Every mistake a user can make is refused before training, in plain words."""
+
+import json
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import safetensors.numpy
+from absl.testing import absltest, parameterized
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import commands
+import corpus
+
+from ppl_jax import inputs
+from ppl_jax.data import scores
+from ppl_jax.models import bert, pretrained
+
+
+class InputsTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.data = corpus.write(self.folder / "data")
+    self.config = corpus.config(self.data)
+    self.workdir = self.folder / "run"
+
+  def prepare(self):
+    return inputs.prepare(self.config, self.workdir)
+
+  def assert_refused(self, pattern):
+    with self.assertRaisesRegex(ValueError, pattern):
+      self.prepare()
+    # Nothing is claimed: the mended command may use the same workdir.
+    self.assertFalse((self.workdir / "config.json").exists())
+
+  def test_good_inputs(self):
+    prepared = self.prepare()
+    train = prepared.splits["train"].split
+    self.assertEqual(prepared.student.classes, corpus.CLASSES)
+    self.assertTrue(train.scored_U.all())
+    self.assertGreater(prepared.heldout_U.sum(), 0)
+    self.assertAlmostEqual(
+      prepared.gold_U.sum() / train.labelled_U.sum(), 0.3, delta=0.05
+    )
+    self.assertTrue((self.workdir / "student.json").exists())
+    self.assertTrue((self.workdir / "tokenizer.json").exists())
+
+  @parameterized.parameters(
+    ("pretrain.objective", "pairs", "must be one of pairwise, pointwise"),
+    ("pairs.targets", "medium", "must be one of hard, soft"),
+    ("pairs.scope", "all", "must be one of intra, cross"),
+    ("pairs.alpha", 1.5, r"config.pairs.alpha must lie in \[0, 1\], got 1.5"),
+    ("finetune.gold_fraction", -0.1, r"must lie in \[0, 1\], got -0.1"),
+    ("finetune.gold_fraction", 1e-5, "must leave at least one label"),
+    ("batch.shards", 3, "must be a positive multiple of config.batch.shards"),
+    ("segments.window", 0, "window"),
+    ("segments.max_length", 3, "max_length"),
+    ("dataset.source", "no/such/folder", "no/such/folder"),
+    ("dataset.name", "nothing", "nothing"),
+    ("scores", "no/such.parquet", "no/such.parquet"),
+    ("scores", "", "python -m labeling.scores"),
+    ("model.pretrained", "./no/weights", "must be an existing folder"),
+    ("init_from", "no/such/run", "no/such/run"),
+  )
+  def test_wrong_value(self, key, value, pattern):
+    *place, name = key.split(".")
+    values = self.config
+    for part in place:
+      values = values[part]
+    values[name] = value
+    self.assert_refused(pattern)
+
+  def test_nothing_to_train_on(self):
+    self.config.pretrain.objective = "none"
+    self.config.finetune.gold_fraction = 0.0
+    self.assert_refused("must train on something")
+
+  def test_broken_data_is_named_by_line(self):
+    good = corpus.lines("train", 3, 0)
+    missing = json.loads(json.dumps(good[1]))
+    del missing["utterances"][0]["text"]
+    for bad, pattern in (
+      (missing, r"train.jsonl.*2.*text"),
+      ({**good[1], "dialogue_id": good[0]["dialogue_id"]}, r"train-0"),
+    ):
+      corpus.write_split(self.data, "train", [good[0], bad])
+      self.assert_refused(pattern)
+    (self.data / "train.jsonl").write_text(
+      json.dumps(good[0]) + "\n" + '{"dialogue_id": "x", \n'
+    )
+    self.assert_refused(r"train.jsonl.*2")
+
+  def test_a_score_file_of_other_data(self):
+    lines = corpus.lines("train", 30, 0)
+    lines[4]["utterances"][0]["text"] += " Really."
+    corpus.write_split(self.data, "train", lines)
+    self.assert_refused("train-4")
+
+  def test_a_score_file_of_other_classes(self):
+    scored = scores.read_scores(self.config.scores)
+    other = scores.Scores(("ask", "tell", "bye"), scored.metadata, scored.rows)
+    scores.write_scores(self.config.scores, other)
+    self.assert_refused("bye")
+
+  def test_weights_that_lack_a_tensor(self):
+    folder = self.folder / "weights"
+    folder.mkdir()
+    config = bert.BertConfig(
+      vocab_size=60,
+      hidden_size=16,
+      num_hidden_layers=1,
+      num_attention_heads=2,
+      intermediate_size=32,
+      max_position_embeddings=20,
+    )
+    model = pretrained.new_classifier(
+      config, 3, dropout=0.0, dtype="float32", seed=0
+    )
+    weights = pretrained.hf_weights(model)
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += [chr(ord("a") + i) for i in range(26)]
+    words += [f"##{chr(ord('a') + i)}" for i in range(26)] + [".", "?", ","]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    self.config.model.pretrained = str(folder)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    for bad, pattern in (
+      ({k: v for k, v in weights.items() if k != name}, f"{name}: missing"),
+      ({**weights, name: np.zeros((3, 4), np.float32)}, rf"{name}: has \[3, 4"),
+    ):
+      safetensors.numpy.save_file(bad, folder / "model.safetensors")
+      self.assert_refused(pattern)
+    safetensors.numpy.save_file(weights, folder / "model.safetensors")
+    self.assert_refused("20")  # the position table is shorter than max_length
+
+  def test_a_workdir_of_another_config(self):
+    self.prepare()
+    self.prepare()  # the same run may start again
+    self.config.pretrain.epochs = 9
+    with self.assertRaisesRegex(ValueError, "pretrain.epochs: 2 there, 9 here"):
+      self.prepare()
+
+  def test_only_scored_limits_the_gold(self):
+    scored = scores.read_scores(self.config.scores)
+    few = dict(list(scored.rows.items())[:10])
+    scores.write_scores(
+      self.config.scores, scores.Scores(scored.classes, scored.metadata, few)
+    )
+    self.config.finetune.gold_fraction = 1.0
+    self.config.dataset.only_scored = True
+    prepared = self.prepare()
+    train = prepared.splits["train"].split
+    self.assertEqual(set(train.dialogue_U[prepared.gold_U]), set(range(10)))
+    np.testing.assert_array_equal(
+      train.scored_U, np.isin(train.dialogue_U, range(10))
+    )
+
+  def test_without_validation_there_is_nothing_to_choose_by(self):
+    (self.data / "validation.jsonl").unlink()
+    self.assert_refused("needs a validation split")
+
+  def test_the_command_says_it_in_one_line(self):
+    status, output = commands.run(
+      commands.command(
+        self.workdir,
+        "--config.dataset.source=/no/such/folder",
+        "--config.dataset.classes=('a', 'b')",
+        config="jsonl",
+      )
+    )
+    self.assertEqual(status, 1)
+    self.assertIn("error: ", output)
+    self.assertIn("/no/such/folder", output)
+    self.assertNotIn("Traceback", output)
+    status, output = commands.run(
+      commands.command(self.workdir, "--config.pretrain.epoch=3")
+    )
+    self.assertEqual(status, 1)
+    self.assertIn("Did you mean 'epochs'?", output)
+    self.assertNotIn("Traceback", output)
+
+
+if __name__ == "__main__":
+  absltest.main()

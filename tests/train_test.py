@@ -1,0 +1,185 @@
+import json
+import pathlib
+import sys
+import tempfile
+import textwrap
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import commands
+import corpus
+
+from ppl_jax import checkpoint, inputs, train
+
+
+class TrainTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.data = corpus.write(self.folder / "data")
+    self.config = corpus.config(self.data)
+
+  def train(self, name="run", **overrides):
+    config = self.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(
+      {key.replace("__", "."): value for key, value in overrides.items()}
+    )
+    workdir = self.folder / name
+    prepared = inputs.prepare(config, workdir)
+    results = train.train_and_evaluate(config, prepared, workdir)
+    self.assertEqual(
+      results, json.loads((workdir / "results.json").read_text())
+    )
+    return workdir, prepared, results
+
+  @parameterized.parameters(
+    ({"pretrain__objective": "pointwise", "model__dtype": "bfloat16"},),
+    ({"pretrain__objective": "joint", "pairs__targets": "soft"},),
+    ({"pairs__scope": "cross", "pairs__equal_labels": True},),
+    ({"pretrain__objective": "none"},),
+  )
+  def test_every_objective_trains_and_reports(self, overrides):
+    workdir, _, results = self.train(**overrides)
+    self.assertBetween(results["test"]["accuracy"], 0, 1)
+    self.assertEqual(
+      results["test"]["count"],
+      sum(len(line["utterances"]) for line in corpus.lines("test", 10, 2)),
+    )
+    for picture in ("confusion.png", "curves.png", "reliability.png"):
+      self.assertGreater((workdir / picture).stat().st_size, 5_000)
+    self.assertEqual(
+      "heldout_votes" in results,
+      overrides.get("pretrain__objective") != "none",
+    )
+
+  def test_votes_teach(self):
+    """Words decide the classes here, so votes alone must teach them."""
+    data = corpus.write(self.folder / "larger", train=200)
+    self.config = corpus.config(data)
+    _, _, results = self.train(
+      pretrain__epochs=12,
+      pretrain__optimizer__learning_rate=3e-3,
+      finetune__gold_fraction=0.0,
+      model__dropout=0.0,
+    )
+    self.assertGreater(results["test"]["accuracy"], 0.9)
+    self.assertNotIn("dev", results)  # no gold was looked at
+
+  def test_offsets_and_temperature_are_folded(self):
+    """The saved student is at the optimum of the fit: it changes nothing."""
+    workdir, prepared, _ = self.train(finetune__gold_fraction=0.0)
+    run = train._Run(self.config, prepared, self.folder / "other")
+    params = checkpoint.load_params(
+      workdir,
+      "student",
+      jax.device_put(prepared.params, jax.devices()[0]),
+    )
+    offsets, temperature = train._fit_votes(run, params)
+    np.testing.assert_allclose(offsets, 0, atol=0.02)
+    self.assertAlmostEqual(temperature, 1, delta=0.02)
+    run.checkpoints.close()
+
+  def test_one_class_and_several_labels(self):
+    one, several = ("ask",), corpus.CLASSES
+    for classes, task in ((one, "single_label"), (several, "multi_label")):
+      with self.subTest(task):
+        data = corpus.write(self.folder / f"data-{task}", classes)
+        self.config = corpus.config(data, classes, task=task)
+        _, _, results = self.train(f"run-{task}")
+        self.assertIn("joint_accuracy", results["test"])
+
+  def test_init_from_is_the_other_runs_first_phase(self):
+    first, _, zero = self.train("first", finetune__gold_fraction=0.0)
+    _, prepared, again = self.train(
+      "second", init_from=str(first), finetune__gold_fraction=0.0
+    )
+    self.assertTrue(prepared.pretrained)
+    self.assertEqual(zero["test"], again["test"])
+    with self.assertRaisesRegex(ValueError, "window: None there, 1 here"):
+      self.train("third", init_from=str(first), segments__window=1)
+
+  def test_a_frozen_encoder_stays(self):
+    first, prepared, _ = self.train("first", finetune__gold_fraction=0.0)
+    second, _, _ = self.train(
+      "second",
+      init_from=str(first),
+      finetune__freeze_encoder=True,
+      finetune__optimizer__learning_rate=0.1,
+      finetune__patience=99,
+      finetune__gold_fraction=1.0,
+    )
+    like = jax.device_put(prepared.params, jax.devices()[0])
+    before = checkpoint.load_params(first, "student", like)
+    after = checkpoint.load_params(second, "student", like)
+    flat = jax.tree_util.tree_leaves_with_path(
+      jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
+    )
+    changed = {jax.tree_util.keystr(path) for path, same in flat if not same}
+    self.assertNotEmpty(changed)
+    for path in changed:
+      self.assertIn("scorer", path)
+
+  def test_a_loss_that_is_not_finite_names_the_step(self):
+    with self.assertRaisesRegex(
+      FloatingPointError, r"at step \d+ of pretrain.*learning_rate"
+    ):
+      self.train(
+        pretrain__optimizer__learning_rate=1e30,
+        pretrain__optimizer__clip_norm=1e30,
+        pretrain__epochs=20,
+      )
+
+  def test_two_devices_train_as_one(self):
+    script = textwrap.dedent("""
+      import json, pathlib, sys
+      sys.path.insert(0, "tests")
+      import corpus
+      from ppl_jax import inputs, train
+      folder, workdir = map(pathlib.Path, sys.argv[1:])
+      config = corpus.config(folder)
+      config.batch.shards = 2
+      results = train.train_and_evaluate(
+        config, inputs.prepare(config, workdir), workdir)
+      print(json.dumps(results))
+    """)
+    outputs = []
+    for devices in (1, 2):
+      process = commands.start(
+        [
+          sys.executable,
+          "-c",
+          script,
+          str(self.data),
+          str(self.folder / f"run-{devices}"),
+        ],
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+      )
+      output, _ = process.communicate(timeout=300)
+      self.assertEqual(process.returncode, 0, output)
+      outputs.append(json.loads(output.strip().splitlines()[-1]))
+    one, two = outputs
+    for split, metric in (
+      ("heldout_votes", "vote_cross_entropy"),
+      ("dev", "nll"),
+      ("test", "nll"),
+    ):
+      self.assertAlmostEqual(one[split][metric], two[split][metric], places=3)
+
+  def test_shards_must_spread_over_devices(self):
+    process = commands.start(
+      [
+        sys.executable,
+        "-c",
+        "from ppl_jax import sharding; sharding.make_mesh(3)",
+      ],
+      XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    )
+    output, _ = process.communicate(timeout=120)
+    self.assertIn("must be a multiple of the number of devices, 2", output)
+
+
+if __name__ == "__main__":
+  absltest.main()
