@@ -1,0 +1,266 @@
+"""Segments a second of our training step against the same step in PyTorch.
+
+    python -m benchmarks.train_step --model=FOLDER [--threads=2]
+
+One step is encoder, pair loss, gradients, clipping and AdamW over 32 segments
+of up to 64 tokens: 4 groups of 8, 4 classes. Ours is the project's own jitted
+step; PyTorch's is `BertModel` with SDPA attention, its fused AdamW and the
+same pairs. Attention has no dropout on either side. Both start from the same
+weights, and the losses of their first steps must agree.
+
+Each side runs in a child process, pinned to the same cores; the sides take
+turns, and only one works at a time. Prints medians over the rounds, and the
+ratio ours / PyTorch with its smallest and largest round. Refuses on a busy
+machine unless --busy_ok. Three minutes on 2 cores.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import app, flags
+
+_MODEL = flags.DEFINE_string(
+  "model", None, "Hub name or folder of the encoder.", required=True
+)
+_THREADS = flags.DEFINE_enum("threads", "2", ["1", "2"], "Cores of each side.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each side.")
+_STEPS = flags.DEFINE_integer("steps", 3, "Steps a turn.")
+_DROPOUT = flags.DEFINE_multi_float("dropout", [0.0, 0.1], "Rates to time.")
+_BUSY_OK = flags.DEFINE_bool("busy_ok", False, "Time on a busy machine too.")
+_ADAMW = flags.DEFINE_enum(
+  "torch_adamw", "fused", ["fused", "default"], "PyTorch's implementation."
+)
+_SIDE = flags.DEFINE_enum("side", None, ["jax", "torch"], "Of a child process.")
+
+_N, _T, _K, _C = 32, 64, 8, 4
+_ALPHA, _LEARNING_RATE, _WEIGHT_DECAY, _CLIP_NORM = 0.5, 1e-4, 0.01, 1.0
+
+
+def _batch(vocab_size):
+  """Arrays of one batch, without the shard axis; every group has pairs."""
+  rng = np.random.default_rng(0)
+  length = rng.integers(_T // 2 + 1, _T + 1, _N).astype(np.int32)
+  scores = rng.integers(0, 6, (_N, _C)).astype(np.float32) / 5
+  return {
+    "tokens": rng.integers(1, vocab_size, (_N, _T)).astype(np.int32),
+    "length": length,
+    "context_length": length // 2,
+    "scores": scores,
+    "index": np.arange(_N, dtype=np.int32).reshape(-1, _K),
+  }
+
+
+def _jax_side(folder, dropout):
+  """Returns a function that takes a step and returns the loss."""
+  import jax
+  from flax import nnx
+
+  from ppl_jax import optim, sharding, train_step
+  from ppl_jax.models import pretrained
+
+  model = pretrained.load_classifier(
+    folder, _C, 0, dropout=dropout, dtype="float32", seed=0
+  )
+  model.scorer.kernel[...] = _scorer(model.bert.config.hidden_size)
+  graphdef, params = nnx.split(model, nnx.Param)
+  optimizer = optim.adamw(
+    _LEARNING_RATE, weight_decay=_WEIGHT_DECAY, clip_norm=_CLIP_NORM
+  )
+  objective = train_step.Objective(
+    pairwise=1.0,
+    pointwise=0.0,
+    gold=0.0,
+    task="single_label",
+    alpha=_ALPHA,
+    targets="hard",
+    equal_labels=False,
+    cross=False,
+  )
+  mesh = sharding.make_mesh(1)
+  state = train_step.init_state(params, optimizer, mesh)
+  step = train_step.make_train_step(graphdef, optimizer, objective, mesh)
+  arrays = _batch(model.bert.config.vocab_size)
+  batch = sharding.put_batch(mesh, {k: v[None] for k, v in arrays.items()})
+  key = jax.random.key(0)
+
+  def take():
+    nonlocal state
+    state, scalars = step(state, batch, key)
+    return float(scalars["loss"])
+
+  return take
+
+
+def _torch_side(folder, dropout):
+  """Returns a function that takes a step and returns the loss."""
+  import torch
+  import transformers
+
+  torch.set_num_threads(int(_THREADS.value))
+  transformers.utils.logging.disable_progress_bar()
+  bert = transformers.BertModel.from_pretrained(
+    folder,
+    attn_implementation="sdpa",
+    hidden_dropout_prob=dropout,
+    attention_probs_dropout_prob=0.0,
+  ).float()
+  scorer = torch.nn.Linear(bert.config.hidden_size, _C)
+  with torch.no_grad():
+    scorer.weight.copy_(torch.tensor(_scorer(bert.config.hidden_size)).T)
+    scorer.bias.zero_()
+  model = torch.nn.ModuleList([bert, torch.nn.Dropout(dropout), scorer]).train()
+  parameters = list(model.parameters())
+  groups = [
+    {
+      "params": [p for p in parameters if (p.ndim > 1) == decays],
+      "weight_decay": _WEIGHT_DECAY * decays,
+    }
+    for decays in (True, False)
+  ]
+  optimizer = torch.optim.AdamW(
+    groups, lr=_LEARNING_RATE, fused=_ADAMW.value == "fused" or None
+  )
+  batch = {
+    k: torch.tensor(v) for k, v in _batch(bert.config.vocab_size).items()
+  }
+  position = torch.arange(_T)
+  inputs = {
+    "input_ids": batch["tokens"].long(),
+    "attention_mask": (position < batch["length"][:, None]).long(),
+    "token_type_ids": (position >= batch["context_length"][:, None]).long(),
+  }
+  scores = batch["scores"][batch["index"]]  # [D, K, C]
+  margin = _ALPHA * (scores[:, :, None] - scores[:, None])
+  above = scores > 0.5
+  pair = (above[:, :, None] & ~above[:, None]).float()
+
+  def take():
+    optimizer.zero_grad(set_to_none=True)
+    logits = scorer(model[1](bert(**inputs).pooler_output))
+    f = logits[batch["index"]]
+    difference = f[:, :, None] - f[:, None] - margin
+    losses = torch.nn.functional.softplus(-difference)  # KL(1 || sigmoid)
+    loss = (losses * pair).sum() / pair.sum()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+    optimizer.step()
+    return loss.item()
+
+  return take
+
+
+def _scorer(hidden_size):
+  rng = np.random.default_rng(1)
+  return rng.normal(0, 0.02, (hidden_size, _C)).astype(np.float32)
+
+
+def _child(folder):
+  """Reads a number of steps a line, answers with [loss, seconds]."""
+  # Whatever the libraries print must not get between the answers.
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+  side = {"jax": _jax_side, "torch": _torch_side}[_SIDE.value]
+  take = side(folder, _DROPOUT.value[0])
+  for line in sys.stdin:
+    start = time.perf_counter()
+    for _ in range(int(line)):
+      loss = take()
+    seconds = time.perf_counter() - start
+    print(json.dumps([loss, seconds]), file=answers, flush=True)
+
+
+class _Side:
+  """A child process that takes steps when told to."""
+
+  def __init__(self, name, folder, dropout):
+    threads = int(_THREADS.value)
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    self._process = subprocess.Popen(
+      [
+        sys.executable,
+        "-m",
+        "benchmarks.train_step",
+        f"--side={name}",
+        f"--model={folder}",
+        f"--threads={threads}",
+        f"--dropout={dropout}",
+        f"--torch_adamw={_ADAMW.value}",
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+      # Before the child starts, so that its thread pools count these cores.
+      preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+
+  def take(self, steps):
+    """Returns the last loss and the seconds of all steps."""
+    print(steps, file=self._process.stdin, flush=True)
+    answer = self._process.stdout.readline()
+    if not answer:
+      raise RuntimeError(f"A side stopped with {self._process.wait()}.")
+    return json.loads(answer)
+
+  def close(self):
+    self._process.stdin.close()
+    self._process.stdout.close()
+    self._process.wait()
+
+
+def _compare(folder, dropout):
+  sides = {n: _Side(n, folder, dropout) for n in ("jax", "torch")}
+  try:
+    losses = {n: side.take(1)[0] for n, side in sides.items()}  # compiles
+    if not dropout and abs(losses["jax"] / losses["torch"] - 1) > 1e-4:
+      raise RuntimeError(f"The first losses must agree, got {losses}.")
+    speeds = {n: [] for n in sides}
+    for turn in range(_ROUNDS.value + 1):
+      for name, side in sides.items():
+        _, seconds = side.take(_STEPS.value)
+        if turn:  # the first warms up
+          speeds[name].append(_N * _STEPS.value / seconds)
+  finally:
+    for side in sides.values():
+      side.close()
+  ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
+  ours, theirs = (statistics.median(s) for s in speeds.values())
+  print(
+    f"dropout {dropout}: ours {ours:.1f}, PyTorch {theirs:.1f} segments/s;"
+    f" ratio {statistics.median(ratios):.2f}"
+    f" ({min(ratios):.2f} to {max(ratios):.2f})",
+    flush=True,
+  )
+
+
+def main(argv):
+  """Times both sides at every dropout rate."""
+  if argv[1:]:
+    raise app.UsageError(f"Takes flags only, got {' '.join(argv[1:])}.")
+  if _SIDE.value:
+    _child(_MODEL.value)
+    return
+  from ppl_jax.models import pretrained
+
+  load = os.getloadavg()[0]
+  if load > 0.5:
+    busy = f"the machine is busy: load average {load:.2f} over the last minute"
+    if not _BUSY_OK.value:
+      sys.exit(f"Timing needs an idle machine, got one where {busy}; wait.")
+    print(f"Not to be trusted: {busy}.")
+  print(
+    f"{_N} segments, T={_T}, {_THREADS.value} threads, {_ROUNDS.value} rounds"
+    f" of {_STEPS.value} steps, PyTorch's {_ADAMW.value} AdamW"
+  )
+  folder = pretrained.resolve(_MODEL.value)
+  for dropout in _DROPOUT.value:
+    _compare(folder, dropout)
+
+
+if __name__ == "__main__":
+  app.run(main)
