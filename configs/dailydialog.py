@@ -16,6 +16,10 @@ def get_config():
   # The reader names the two speakers, who take turns, A and B.
   config.segments.speaker_tokens.A = "[USR]"
   config.segments.speaker_tokens.B = "[SYS]"
+  config.segments.window = 2
   config.segments.max_length = 64
+  config.segments.buckets = (24, 32, 48)
+  config.pairs.group_size = 4
+  config.pretrain.epochs = 2
   config.model.pretrained = "TODBERT/TOD-BERT-JNT-V1"
   return config

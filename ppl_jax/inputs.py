@@ -300,6 +300,7 @@ def _student(config, dataset, workdir):
       num_attention_heads=config.model.num_heads,
       intermediate_size=4 * config.model.hidden_size,
       max_position_embeddings=max(512, config.segments.max_length),
+      initializer_range=config.model.initializer_range,
     )
     model = pretrained.new_classifier(encoder, C, **kwargs)
   graphdef, params = nnx.split(model, nnx.Param)

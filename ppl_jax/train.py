@@ -311,7 +311,7 @@ def _run_phase(run: _Run, phase: _Phase, params: nnx.State) -> nnx.State:
     run.inputs.splits["train"],
     start=done,
     stop=phase.steps,
-    shards=sharding.local_shards(run.mesh, run.config.batch.shards),
+    shards=sharding.local_shards(run.config.batch.shards),
   )
   with bar:
     while done < phase.steps and meta["bad_evals"] < phase.config.patience:
