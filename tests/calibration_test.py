@@ -382,7 +382,9 @@ class FitTemperatureTest(parameterized.TestCase):
     else:
       scores = special.expit(logits / 2.5)
     logits[:5], scores[:5] = 9.0, math.nan
-    temperature = calibration.fit_temperature(logits, scores, task)
+    temperature = calibration.fit_temperature(
+      logits, scores, task, prior=math.inf
+    )
     np.testing.assert_allclose(temperature, 2.5, rtol=1e-3)
 
   @parameterized.parameters((_SINGLE, 3), (_MULTI, 2))
@@ -394,7 +396,9 @@ class FitTemperatureTest(parameterized.TestCase):
       calibration.vote_cross_entropy(logits, scores, zeros, t, task)
       for t in np.geomspace(1 / 20, 20, 400)
     ]
-    temperature = calibration.fit_temperature(logits, scores, task)
+    temperature = calibration.fit_temperature(
+      logits, scores, task, prior=math.inf
+    )
     best = calibration.vote_cross_entropy(
       logits, scores, zeros, temperature, task
     )
@@ -403,8 +407,24 @@ class FitTemperatureTest(parameterized.TestCase):
   def test_separable_data_stay_within_the_bounds(self):
     scores = np.eye(3)
     for sign, bound in ((1, 1 / 20), (-1, 20)):
-      temperature = calibration.fit_temperature(sign * scores, scores, _SINGLE)
+      temperature = calibration.fit_temperature(
+        sign * scores, scores, _SINGLE, prior=math.inf
+      )
       np.testing.assert_allclose(temperature, bound, rtol=1e-3)
+
+  def test_few_labels_that_are_all_right_do_not_make_it_certain(self):
+    few = np.eye(3)[np.arange(60) % 3]
+    logits = 4 * few  # P(gold) = 0.96: 60 right ones are no surprise
+    temperature = calibration.fit_temperature(logits, few, _SINGLE)
+    self.assertBetween(temperature, 0.6, 1.0)
+    many = np.tile(few, (200, 1))
+    self.assertLess(calibration.fit_temperature(4 * many, many, _SINGLE), 0.5)
+
+  def test_many_labels_outweigh_the_prior(self):
+    logits = np.random.default_rng(8).normal(0, 3, (20_000, 4))
+    scores = special.softmax(logits / 2.5, axis=1)
+    temperature = calibration.fit_temperature(logits, scores, _SINGLE)
+    np.testing.assert_allclose(temperature, 2.5, rtol=0.01)
 
 
 if __name__ == "__main__":
