@@ -209,12 +209,21 @@ def _check_values(config: ConfigDict) -> None:
     ("batch.segments", config.batch.segments),
     ("batch.eval_segments", config.batch.eval_segments),
     ("finetune.batch_segments", config.finetune.batch_segments),
+    ("finetune.vote_segments", config.finetune.vote_segments),
   ):
     if value < 1 or value % shards:
       raise ValueError(
         f"config.{key} must be a positive multiple of config.batch.shards,"
         f" {shards}, got {value}. Change one of them."
       )
+  # Found here and not by the plan of fine-tuning, after the first phase.
+  rows = min(config.batch.segments, config.finetune.vote_segments) // shards
+  if not 1 <= config.pairs.group_size <= rows:
+    raise ValueError(
+      "config.pairs.group_size must be from 1 to the rows that"
+      " config.batch.segments and config.finetune.vote_segments leave a shard,"
+      f" {rows}, got {config.pairs.group_size}. Lower it, or raise those."
+    )
   if config.pretrain.objective == "none" and not config.finetune.gold_fraction:
     raise ValueError(
       "A run must train on something, got config.pretrain.objective='none' and"

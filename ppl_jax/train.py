@@ -106,11 +106,10 @@ class _Run:
     )
 
   def classify(self, params, split: str, utterances_M, description=""):
-    """Returns logits and their scores against gold."""
+    """Returns how utterances of a split compare with their gold."""
     arrays = self.inputs.splits[split].split
-    logits = self.logits(params, split, utterances_M, description)
-    return logits, evaluate.classification(
-      logits,
+    return evaluate.classification(
+      self.logits(params, split, utterances_M, description),
       arrays.gold_UxC[utterances_M],
       arrays.labelled_U[utterances_M],
       self.task,
@@ -226,7 +225,7 @@ def _finetune_phase(run: _Run, votes: plan.Plan | None) -> _Phase:
   dev = np.flatnonzero(run.inputs.dev_U)
 
   def evaluate_gold(params):
-    scalars = _named(run, run.classify(params, "validation", dev, "dev")[1])
+    scalars = _named(run, run.classify(params, "validation", dev, "dev"))
     names = ("accuracy", "macro_f1", "nll")
     return {"metric": -scalars["nll"], **{n: scalars[n] for n in names}}
 
@@ -481,14 +480,14 @@ def _report(run: _Run, params) -> dict:
     )
   if inputs.dev_U.any():
     dev = np.flatnonzero(inputs.dev_U)
-    results["dev"] = _named(run, run.classify(params, "validation", dev)[1])
+    results["dev"] = _named(run, run.classify(params, "validation", dev))
   for split in config.report:
     if split not in inputs.splits:
       continue
     name = "dev_full" if split == "validation" else split
     labelled = np.flatnonzero(inputs.splits[split].split.labelled_U)
     if len(labelled):
-      counts = run.classify(params, split, labelled, name)[1]
+      counts = run.classify(params, split, labelled, name)
       results[name] = _named(run, counts)
       if name == "test" and run.is_first:
         plots.classification(run.workdir, counts, inputs.student.classes)
