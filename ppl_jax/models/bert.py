@@ -1,6 +1,7 @@
 """BERT encoder in Flax NNX, numerically that of Hugging Face's `BertModel`.
 
-Shape letters: N segments, T tokens, H hidden size, A heads, E head size.
+Shape letters: N segments, T tokens, Q of them that ask, H hidden size, A heads,
+E head size, F feed-forward size.
 """
 
 import dataclasses
@@ -139,8 +140,8 @@ def gelu(x: Array) -> Array:
 
 
 def attention(
-  query_NxTxAxE: Array,
-  key_NxTxAxE: Array,
+  query_NxQxAxE: Array,
+  key_NxQxAxE: Array,
   value_NxTxAxE: Array,
   length_N: Array,
 ) -> Array:
@@ -151,37 +152,37 @@ def attention(
   takes three quarters of the time of jax.nn.dot_product_attention.
 
   Args:
-    query_NxTxAxE: A heads of size E, as keys and values, in one dtype.
-    key_NxTxAxE: see above.
+    query_NxQxAxE: A heads of size E, as keys and values, in one dtype.
+    key_NxQxAxE: see above.
     value_NxTxAxE: see above.
     length_N: int32, at least 1.
 
   Returns:
-    [N, T, A, E] in the dtype of the arguments.
+    [N, Q, A, E] in the dtype of the arguments.
   """
-  E, dtype = query_NxTxAxE.shape[-1], query_NxTxAxE.dtype
-  if _has_cudnn_attention(dtype, E):
+  E, dtype = query_NxQxAxE.shape[-1], query_NxQxAxE.dtype
+  if query_NxQxAxE.shape[1] > 1 and _has_cudnn_attention(dtype, E):
     return jax.nn.dot_product_attention(
-      query_NxTxAxE,
-      key_NxTxAxE,
+      query_NxQxAxE,
+      key_NxQxAxE,
       value_NxTxAxE,
       key_value_seq_lengths=length_N,
       implementation="cudnn",
     )
-  logits_NxAxTxT = jnp.einsum(
-    "ntae,nsae->nats", query_NxTxAxE * (1 / math.sqrt(E)), key_NxTxAxE
+  logits_NxAxQxT = jnp.einsum(
+    "ntae,nsae->nats", query_NxQxAxE * (1 / math.sqrt(E)), key_NxQxAxE
   ).astype(jnp.float32)
-  position_T = jnp.arange(logits_NxAxTxT.shape[-1])
+  position_T = jnp.arange(logits_NxAxQxT.shape[-1])
   mask_NxT = jnp.where(position_T[None, :] < length_N[:, None], 0.0, -1e30)
-  logits_NxAxTxT += mask_NxT[:, None, None, :]
-  top_NxAxTx1 = logits_NxAxTxT.max(-1, keepdims=True)
-  weights_NxAxTxT = jnp.exp(logits_NxAxTxT - jax.lax.stop_gradient(top_NxAxTx1))
-  total_NxAxT = weights_NxAxTxT.sum(-1)
-  y_NxAxTxE = jnp.einsum(
-    "nats,nsae->nate", weights_NxAxTxT.astype(dtype), value_NxTxAxE
+  logits_NxAxQxT += mask_NxT[:, None, None, :]
+  top_NxAxQx1 = logits_NxAxQxT.max(-1, keepdims=True)
+  weights_NxAxQxT = jnp.exp(logits_NxAxQxT - jax.lax.stop_gradient(top_NxAxQx1))
+  total_NxAxQ = weights_NxAxQxT.sum(-1)
+  y_NxAxQxE = jnp.einsum(
+    "nats,nsae->nate", weights_NxAxQxT.astype(dtype), value_NxTxAxE
   )
-  y_NxAxTxE /= total_NxAxT[..., None].astype(dtype)
-  return y_NxAxTxE.transpose(0, 2, 1, 3)
+  y_NxAxQxE /= total_NxAxQ[..., None].astype(dtype)
+  return y_NxAxQxE.transpose(0, 2, 1, 3)
 
 
 def _has_cudnn_attention(dtype: DTypeLike, head_size: int) -> bool:
@@ -301,25 +302,35 @@ class Layer(nnx.Module):
     self.output = make.dense(config.intermediate_size, hidden)
     self.output_norm = make.norm()
 
-  def attention(self, x_NxTxH: Array, length_N: Array) -> Array:
-    """Returns [N, T, H], each token attending to the first `length_N`."""
-    N, T, H = x_NxTxH.shape
-    split = (N, T, self.heads, H // self.heads)
-    y_NxTxAxE = attention(
-      self.query(x_NxTxH).reshape(split),
-      self.key(x_NxTxH).reshape(split),
-      self.value(x_NxTxH).reshape(split),
+  def attention(
+    self, query_NxQxH: Array, x_NxTxH: Array, length_N: Array
+  ) -> Array:
+    """Returns [N, Q, H], each query attending to the first `length_N` of x."""
+
+    def heads(y):
+      return y.reshape(*y.shape[:-1], self.heads, -1)
+
+    y_NxQxAxE = attention(
+      heads(self.query(query_NxQxH)),
+      heads(self.key(x_NxTxH)),
+      heads(self.value(x_NxTxH)),
       length_N,
     )
-    return self.attention_output(y_NxTxAxE.reshape(N, T, H))
+    return self.attention_output(y_NxQxAxE.reshape(query_NxQxH.shape))
 
-  def __call__(self, x_NxTxH, length_N, drop_attention, drop_output) -> Array:
-    """Returns [N, T, H]; the two functions apply dropout at their place."""
-    y_NxTxH = drop_attention(self.attention(x_NxTxH, length_N))
-    x_NxTxH = self.attention_norm(x_NxTxH + y_NxTxH)
-    y_NxTxF = gelu(self.intermediate(x_NxTxH))
-    y_NxTxH = drop_output(self.output(y_NxTxF))
-    return self.output_norm(x_NxTxH + y_NxTxH)
+  def __call__(
+    self, x_NxTxH, length_N, drop_attention, drop_output, tokens=None
+  ) -> Array:
+    """Returns [N, Q, H] for the first `tokens` tokens; None: for all T.
+
+    The two functions apply dropout at their place.
+    """
+    query_NxQxH = x_NxTxH[:, :tokens]
+    y_NxQxH = drop_attention(self.attention(query_NxQxH, x_NxTxH, length_N))
+    x_NxQxH = self.attention_norm(query_NxQxH + y_NxQxH)
+    y_NxQxF = gelu(self.intermediate(x_NxQxH))
+    y_NxQxH = drop_output(self.output(y_NxQxF))
+    return self.output_norm(x_NxQxH + y_NxQxH)
 
 
 class Bert(nnx.Module):
@@ -362,6 +373,7 @@ class Bert(nnx.Module):
     context_length_N: Array,
     *,
     dropout_key: Array | None = None,
+    pooled_only: bool = False,
   ) -> tuple[Array, Array]:
     """Encodes segments.
 
@@ -373,10 +385,12 @@ class Bert(nnx.Module):
       context_length_N: int32 number of leading tokens of type 0; the rest have
         type 1.
       dropout_key: JAX PRNG key of this call; None turns dropout off.
+      pooled_only: have the last layer compute the token that is pooled and no
+        other, which saves five sixths of its arithmetic.
 
     Returns:
-      Hidden states [N, T, H] of the last layer and the pooled [N, H], in the
-      compute dtype.
+      Hidden states of the last layer, [N, T, H] or with `pooled_only` [N, 1,
+      H], and the pooled [N, H], in the compute dtype.
 
     Raises:
       ValueError: T exceeds the position table.
@@ -396,5 +410,7 @@ class Bert(nnx.Module):
     length_N = jnp.maximum(length_N, 1)
     x_NxTxH = drop_at(0)(self.embeddings(tokens_NxT, context_length_N))
     for i, layer in enumerate(self.layers):
-      x_NxTxH = layer(x_NxTxH, length_N, drop_at(2 * i + 1), drop_at(2 * i + 2))
+      tokens = 1 if pooled_only and i == len(self.layers) - 1 else None
+      drops = drop_at(2 * i + 1), drop_at(2 * i + 2)
+      x_NxTxH = layer(x_NxTxH, length_N, *drops, tokens)
     return x_NxTxH, jnp.tanh(self.pooler(x_NxTxH[:, 0]))

@@ -53,7 +53,11 @@ class Classifier(nnx.Module):
       logits [N, C] float32.
     """
     _, pooled_NxH = self.bert(
-      tokens_NxT, length_N, context_length_N, dropout_key=dropout_key
+      tokens_NxT,
+      length_N,
+      context_length_N,
+      dropout_key=dropout_key,
+      pooled_only=True,
     )
     if dropout_key is not None:
       # The encoder folds in 0 ... 2 layers; the next number is ours.

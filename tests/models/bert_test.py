@@ -145,12 +145,17 @@ class BertTest(parameterized.TestCase):
         ours, want, rtol=0, atol=tolerance * np.abs(want).max()
       )
 
-  def test_gradients_are_those_of_torch(self):
+  @parameterized.parameters(False, True)
+  def test_gradients_are_those_of_torch(self, pooled_only):
     theirs = _torch_model()
     segments = _segments(11)
+
+    def loss(model):
+      return (model(*segments, pooled_only=pooled_only)[1] ** 2).sum()
+
     _run_torch(theirs, *segments).pooler_output.square().sum().backward()
     model = _copy(theirs, "float32")
-    gradients = jax.jit(jax.grad(lambda m: (m(*segments)[1] ** 2).sum()))(model)
+    gradients = jax.jit(jax.grad(loss))(model)
     gradients = {
       ".".join(map(str, path)): np.asarray(param[...])
       for path, param in nnx.to_flat_state(nnx.state(gradients))

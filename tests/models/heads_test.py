@@ -85,8 +85,8 @@ class _Constant(nnx.Module):
   def __init__(self, encoder: bert.Bert):
     self.config, self.dropout = encoder.config, encoder.dropout
 
-  def __call__(self, tokens, *_, dropout_key):
-    del dropout_key
+  def __call__(self, tokens, *_, dropout_key, pooled_only):
+    del dropout_key, pooled_only
     return None, jnp.ones((len(tokens), self.config.hidden_size))
 
 
