@@ -7,21 +7,17 @@ The votes are JSON lines; `ppl_jax.data.votes.votes_to_scores` says which. With
 gold at hand, it also says how good the votes are.
 """
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_dict, config_flags
+from absl import flags
+from ml_collections import config_dict
 
-from ppl_jax import calibration
+from ppl_jax import calibration, commands
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import votes as votes_lib
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The dataset's config file.", lock_config=True
-)
 _VOTES = flags.DEFINE_string("votes", None, "JSON lines, or gzipped ones.")
 _SCORES = flags.DEFINE_string("scores", None, "Parquet file to write.")
 
@@ -42,15 +38,7 @@ def make_scores(
   Raises:
     ValueError: data, votes or settings are not usable.
   """
-  dataset = dialogues_lib.load(
-    config.dataset.name,
-    source=config.dataset.source,
-    data_dir=config.dataset.data_dir,
-    classes=config.dataset.classes,
-    task=config.dataset.task,
-    drop_leaks=config.dataset.drop_leaks,
-    options=config.dataset.options,
-  )
+  dataset = dialogues_lib.load_config(config.dataset)
   split = config.votes.split
   if split not in dataset.splits:
     raise ValueError(
@@ -114,16 +102,11 @@ def _quality(
 
 def main(argv: Sequence[str]) -> None:
   """Runs the command; see the module's text."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {argv[1:]}")
-  try:
-    report = make_scores(_CONFIG.value, _VOTES.value, _SCORES.value)
-  except (ValueError, ConnectionError) as error:
-    logging.debug("Where it was found:", exc_info=True)
-    sys.exit(f"error: {error}")
+  commands.refuse_arguments(argv)
+  with commands.user_errors():
+    report = make_scores(commands.CONFIG.value, _VOTES.value, _SCORES.value)
   print("\n".join(report))
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["config", "votes", "scores"])
-  app.run(main)
+  commands.run(main, required=["config", "votes", "scores"])

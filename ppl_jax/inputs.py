@@ -62,15 +62,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   """
   _check_values(config)
   _check_workdir(config, workdir)
-  dataset = dialogues_lib.load(
-    config.dataset.name,
-    source=config.dataset.source,
-    data_dir=config.dataset.data_dir,
-    classes=tuple(config.dataset.classes),
-    task=config.dataset.task,
-    drop_leaks=config.dataset.drop_leaks,
-    options=config.dataset.options.to_dict(),
-  )
+  dataset = dialogues_lib.load_config(config.dataset)
   scores = _read_scores(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)
   max_length = config.segments.max_length

@@ -18,7 +18,8 @@ HEAVY = ("jax", "jaxlib", "flax", "torch", "tensorflow", "grain")
 # its own package; for modules that are not listed there are other tests below.
 ALLOWED = {
   # `inputs` reads and checks all that a run needs; the rest is `train`'s.
-  "ppl_jax.main": {"ppl_jax.train", "ppl_jax.inputs"},
+  "ppl_jax.main": {"ppl_jax.train", "ppl_jax.inputs", "ppl_jax.commands"},
+  "ppl_jax.commands": set(),
   "ppl_jax.train_step": {
     "ppl_jax.losses",
     "ppl_jax.models",
@@ -31,7 +32,12 @@ ALLOWED = {
   "ppl_jax.calibration": set(),
   "ppl_jax.models": {"ppl_jax.models"},
   "ppl_jax.data": {"ppl_jax.data"},
-  "labeling": {"labeling", "ppl_jax.data", "ppl_jax.calibration"},
+  "labeling": {
+    "labeling",
+    "ppl_jax.calibration",
+    "ppl_jax.commands",
+    "ppl_jax.data",
+  },
 }
 # These take plain arguments.
 WITHOUT_CONFIG = ("losses", "pairs", "metrics", "models")

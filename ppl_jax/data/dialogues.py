@@ -86,6 +86,19 @@ class Dataset:
   splits: Mapping[str, Sequence[Dialogue]]
 
 
+def load_config(config: Mapping[str, Any]) -> Dataset:
+  """Opens the dataset that the `dataset` part of a config names; see `load`."""
+  return load(
+    config["name"],
+    source=config["source"],
+    data_dir=config["data_dir"],
+    classes=config["classes"],
+    task=config["task"],
+    drop_leaks=config["drop_leaks"],
+    options=config["options"],
+  )
+
+
 def load(
   name: str,
   *,

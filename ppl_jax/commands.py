@@ -1,0 +1,77 @@
+"""What all commands share: the --config flag, and errors said in one line."""
+
+import contextlib
+import difflib
+import logging
+import runpy
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+_LOG = logging.getLogger(__name__)
+CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "A file of configs/; --config.KEY=VALUE sets a value.",
+  lock_config=True,
+)
+
+
+def run(main: Callable[[Sequence[str]], None], required: Sequence[str]) -> None:
+  """Parses the flags and runs `main`; the body of a command's module.
+
+  Args:
+    main: takes the arguments that are not flags, the program's name first.
+    required: names of flags that must be given.
+  """
+  flags.mark_flags_as_required(required)
+  app.run(main, flags_parser=_parse_flags)
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+  """Raises app.UsageError where there is more than the program's name."""
+  if len(argv) > 1:
+    raise app.UsageError(f"Flags only, got {argv[1:]}.")
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+  """Ends the program in one line where what the user gave is not usable.
+
+  Where it was found is shown with --verbosity=1.
+  """
+  try:
+    yield
+  except (ValueError, ConnectionError) as error:
+    _LOG.debug("Where it was found:", exc_info=True)
+    sys.exit(f"error: {error}")
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a config key that does not exist is named in one line."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError):
+    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
+    values = runpy.run_path(given["config"])["get_config"]()
+    for key in given:
+      if key.startswith("config."):
+        _check_key(values, key)
+    raise
+
+
+def _check_key(values: ConfigDict, key: str) -> None:
+  """Exits where a config has no such key, with the nearest that it has."""
+  place, *parts = key.split(".")
+  for part in parts:
+    have = sorted(values.keys()) if isinstance(values, ConfigDict) else []
+    if part not in have:
+      near = difflib.get_close_matches(part, have, n=1)
+      hint = f"Did you mean {near[0]!r}?" if near else f"It has {have}."
+      sys.exit(
+        f"error: A flag must set a key that the config has, got --{key}:"
+        f" {place} has no {part!r}. {hint}"
+      )
+    values, place = values[part], f"{place}.{part}"
