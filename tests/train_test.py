@@ -12,7 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import commands
 import corpus
 
-from ppl_jax import checkpoint, inputs, train
+from ppl_jax import checkpoint, inputs, loop, train
 
 
 class TrainTest(parameterized.TestCase):
@@ -71,7 +71,7 @@ class TrainTest(parameterized.TestCase):
   def test_offsets_and_temperature_are_folded(self):
     """The saved student is at the optimum of the fit: it changes nothing."""
     workdir, prepared, _ = self.train(finetune__gold_fraction=0.0)
-    run = train._Run(self.config, prepared, self.folder / "other")
+    run = loop.Run(self.config, prepared, self.folder / "other")
     params = checkpoint.load_params(
       workdir,
       "student",

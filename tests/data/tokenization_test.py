@@ -16,7 +16,7 @@ import tokenizers
 import transformers
 from absl.testing import absltest, parameterized
 
-from ppl_jax.data import segments, tokenization
+from ppl_jax.data import segments, tokenization, wordpiece
 
 ROLES = {"USER": "[USR]", "SYSTEM": "[SYS]"}
 CORPUS = (
@@ -130,7 +130,7 @@ class EncodingTest(TempFolderTest):
 
   def test_special_tokens_in_a_text_stay_text(self):
     tokenizer = train()
-    typed = " ".join([*tokenization.SPECIAL_TOKENS, *ROLES.values()])
+    typed = " ".join([*wordpiece.SPECIAL_TOKENS, *ROLES.values()])
     special = [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id]
     for again in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
       (ids,) = again.encode_utterances(["USER"], [typed])
@@ -203,7 +203,7 @@ class EncodingTest(TempFolderTest):
 class FromFolderTest(TempFolderTest):
   def write_vocabulary(self, **config):
     vocabulary = [
-      *tokenization.SPECIAL_TOKENS,
+      *wordpiece.SPECIAL_TOKENS,
       *("Hello", "hello", "cafe", "café", "par", "##cel", ":", "[", "]"),
       *("a", "##b", "usr", "sep", "東", "京"),
     ]
@@ -302,7 +302,7 @@ class TrainTest(TempFolderTest):
     tokenizer = train()
     tokenizer.save(self.folder / "tokenizer.json")
     raw = tokenizers.Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-    expected = [*tokenization.SPECIAL_TOKENS, *ROLES.values()]
+    expected = [*wordpiece.SPECIAL_TOKENS, *ROLES.values()]
     self.assertEqual([raw.id_to_token(i) for i in range(7)], expected)
     self.assertEqual(
       sorted(raw.get_vocab().values()), list(range(tokenizer.vocab_size))

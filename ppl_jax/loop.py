@@ -1,0 +1,251 @@
+"""The training loop that every phase goes through.
+
+Evaluates, keeps the best parameters, checkpoints and goes on from checkpoints,
+writes scalars, and stops by patience.
+"""
+
+import collections
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorboardX
+import tqdm
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ppl_jax import checkpoint, evaluate, optim, sharding, train_step
+from ppl_jax.data import pipeline, plan
+from ppl_jax.inputs import Inputs
+
+# Losses wait this many steps to be fetched, so that the device never waits.
+_LAG = 8
+_LOG = logging.getLogger(__name__)
+_PHASES = ("pretrain", "finetune")
+
+
+class Run:
+  """What the phases share: mesh, jitted functions, writers, checkpoints."""
+
+  def __init__(self, config: ConfigDict, inputs: Inputs, workdir: pathlib.Path):
+    self.config, self.inputs, self.workdir = config, inputs, workdir
+    self.task = inputs.student.task
+    self.mesh = sharding.make_mesh(config.batch.shards)
+    self.logits_step = train_step.make_logits_step(inputs.graphdef, self.mesh)
+    self.checkpoints = checkpoint.StateCheckpoints(workdir)
+    self.is_first = jax.process_index() == 0
+    self.writer = None
+    if self.is_first:
+      self.writer = tensorboardX.SummaryWriter(str(workdir), flush_secs=10)
+
+  def logits(self, params, split: str, utterances_M, description=""):
+    """Returns the student's logits [M, C] for utterances of a split."""
+    return evaluate.logits(
+      self.logits_step,
+      params,
+      self.inputs.splits[split],
+      utterances_M,
+      mesh=self.mesh,
+      buckets=self.inputs.student.buckets,
+      rows=self.config.batch.eval_segments // self.config.batch.shards,
+      shards=self.config.batch.shards,
+      description=description,
+    )
+
+  def classify(self, params, split: str, utterances_M, description=""):
+    """Returns how utterances of a split compare with their gold."""
+    arrays = self.inputs.splits[split].split
+    return evaluate.classification(
+      self.logits(params, split, utterances_M, description),
+      arrays.gold_UxC[utterances_M],
+      arrays.labelled_U[utterances_M],
+      self.task,
+    )
+
+  def write(self, prefix: str, scalars: dict[str, float], step: int) -> None:
+    """Writes scalars for TensorBoard."""
+    if self.writer is not None:
+      for name, value in scalars.items():
+        self.writer.add_scalar(f"{prefix}/{name}", value, step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """One phase of training; all go through the same loop.
+
+  Attributes:
+    name: of the phase, and of its part of the config.
+    config: its part of the config.
+    objective: what is minimised.
+    plan: its batches.
+    steps: how many of them.
+    first_step: steps that earlier phases were given, so that checkpoints of a
+      run count on.
+    evaluate: from parameters to scalars; 'metric' is the one to raise.
+  """
+
+  name: str
+  config: ConfigDict
+  objective: train_step.Objective
+  plan: plan.Plan | plan.MixedPlan
+  steps: int
+  first_step: int
+  evaluate: Callable[[nnx.State], dict[str, float]]
+
+
+def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
+  """Trains through a phase, or through what is left of it.
+
+  Returns:
+    The parameters of the best evaluation.
+  """
+  learning_rate = optim.schedule(
+    phase.config.optimizer.learning_rate,
+    phase.steps,
+    phase.config.optimizer.warmup_fraction,
+  )
+  optimizer = optim.adamw(
+    learning_rate,
+    weight_decay=phase.config.optimizer.weight_decay,
+    clip_norm=phase.config.optimizer.clip_norm,
+    trainable=_scorer_only if phase.config.freeze_encoder else None,
+  )
+  take_step = train_step.make_train_step(
+    run.inputs.graphdef, optimizer, phase.objective, run.mesh
+  )
+  key = jax.random.fold_in(
+    jax.random.key(run.config.seed), _PHASES.index(phase.name)
+  )
+  state = train_step.init_state(params, optimizer, run.mesh)
+  best = params
+  meta = run.checkpoints.meta() or {"phase": "", "history": []}
+  if meta["phase"] == phase.name:
+    restored = run.checkpoints.restore({"state": state, "best": best})
+    state, best = restored["state"], restored["best"]
+    _LOG.info("%s goes on from step %d.", phase.name, state.step)
+  else:
+    meta = {"phase": phase.name, "history": meta["history"]}
+    _evaluate(run, phase, meta, 0, params)
+  done = int(state.step)
+  eval_every = max(1, -(-phase.steps // phase.config.evals))
+  losses = _Losses(run, phase, meta)
+  bar = tqdm.tqdm(
+    desc=phase.name,
+    initial=done,
+    total=phase.steps,
+    unit="step",
+    disable=not run.is_first,
+  )
+  batches = pipeline.batches(
+    phase.plan,
+    run.inputs.splits["train"],
+    start=done,
+    stop=phase.steps,
+    shards=sharding.local_shards(run.config.batch.shards),
+  )
+  with bar:
+    while done < phase.steps and meta["bad_evals"] < phase.config.patience:
+      batch = sharding.put_batch(run.mesh, next(batches))
+      state, scalars = take_step(state, batch, key)
+      done += 1
+      losses.add(done, scalars)
+      bar.update()
+      bar.set_postfix_str(losses.text(), refresh=False)
+      evaluated = done % eval_every == 0 or done == phase.steps
+      if evaluated:
+        losses.fetch_all()
+        if _evaluate(run, phase, meta, done, state.params):
+          best = jax.tree.map(jnp.copy, state.params)
+      if evaluated or done % run.config.checkpoint_every == 0:
+        losses.fetch_all()  # a state with a loss that is not finite is not kept
+        run.checkpoints.save(
+          phase.first_step + done, {"state": state, "best": best}, meta
+        )
+  _LOG.info(
+    "%s: best at step %d of %d, %s",
+    phase.name,
+    meta["best_step"],
+    done,
+    text(meta["best"]),
+  )
+  return best
+
+
+def _evaluate(run, phase, meta, step, params) -> bool:
+  """Evaluates, keeps count of the best and of patience; says whether better."""
+  scalars = phase.evaluate(params)
+  run.write(phase.name, scalars, phase.first_step + step)
+  meta["history"].append({"phase": phase.name, "step": step, **scalars})
+  better = step == 0 or scalars["metric"] > meta["best"]["metric"]
+  if better:
+    meta |= {"best": scalars, "best_step": step, "bad_evals": 0}
+  else:
+    meta["bad_evals"] += 1
+  if run.is_first:
+    tqdm.tqdm.write(
+      f"{phase.name} step {step}: {text(scalars)}{' *' if better else ''}"
+    )
+  return better
+
+
+class _Losses:
+  """Fetches scalars some steps late, writes their means, refuses NaN."""
+
+  def __init__(self, run: Run, phase: Phase, meta: dict):
+    self._run, self._phase, self._meta = run, phase, meta
+    self._waiting: collections.deque = collections.deque()
+    self._fetched: list[dict[str, float]] = []
+    self._last = None
+
+  def add(self, step: int, scalars: dict[str, jax.Array]) -> None:
+    self._waiting.append((step, scalars))
+    if len(self._waiting) > _LAG:
+      self._fetch()
+
+  def fetch_all(self) -> None:
+    while self._waiting:
+      self._fetch()
+
+  def text(self) -> str:
+    return "" if self._last is None else f"loss {self._last:.4f}"
+
+  def _fetch(self) -> None:
+    step, scalars = self._waiting.popleft()
+    scalars = {name: float(value) for name, value in scalars.items()}
+    if not np.isfinite(list(scalars.values())).all():
+      raise FloatingPointError(
+        f"The loss must stay finite, got {scalars} at step {step} of"
+        f" {self._phase.name}. Lower config.{self._phase.name}.optimizer"
+        ".learning_rate, and start again in the same workdir to go on from the"
+        " last checkpoint."
+      )
+    self._fetched.append(scalars)
+    self._last = scalars["loss"]
+    if step % self._run.config.log_every == 0:
+      means = {
+        name: float(np.mean([s[name] for s in self._fetched]))
+        for name in scalars
+      }
+      self._fetched.clear()
+      self._run.write(self._phase.name, means, self._phase.first_step + step)
+      self._meta["history"].append(
+        {"phase": self._phase.name, "step": step, "loss": means["loss"]}
+      )
+
+
+def _scorer_only(params: nnx.State):
+  """Marks the scorer's parameters, for training with a frozen encoder."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: "scorer" in jax.tree_util.keystr(path), params
+  )
+
+
+def text(scalars: dict[str, float]) -> str:
+  """Returns scalars as a line for people."""
+  return ", ".join(
+    f"{name} {value:.4f}" for name, value in scalars.items() if name != "metric"
+  )
