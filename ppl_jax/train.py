@@ -267,7 +267,7 @@ def _report(run: loop.Run, params) -> dict:
     history = (run.checkpoints.meta() or {"history": []})["history"]
     plots.curves(run.workdir / "curves.png", history)
     temporary = run.workdir / ".results.json"
-    temporary.writeloop.text(json.dumps(results, indent=2) + "\n")
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
     temporary.replace(run.workdir / "results.json")
     run.writer.close()
     _print(results, run.workdir)
