@@ -166,52 +166,6 @@ def cut_counts(
   )
 
 
-def write_segment(
-  tokens: UtteranceTokens,
-  u: int,
-  row_T: np.ndarray,
-  window: int | None,
-  max_length: int,
-  cls_id: int,
-  sep_id: int,
-) -> None:
-  """Writes the segment of utterance `u` to the start of a row.
-
-  Args:
-    tokens: the split's utterances.
-    u: which utterance, 0 <= u < U.
-    row_T: [T] int32, written in place; already filled with padding, which is
-      left as it is after the segment.
-    window: utterances in a segment, or None for all that fit.
-    max_length: tokens in a segment, special tokens included.
-    cls_id: id of [CLS].
-    sep_id: id of [SEP].
-
-  Raises:
-    ValueError: if there is no utterance `u` or the row is too short.
-  """
-  check(window, max_length)
-  if not 0 <= u < tokens.num_utterances:
-    raise ValueError(
-      f"utterances must be in [0, {tokens.num_utterances}), got {u}; leave "
-      "out the rows that hold no segment."
-    )
-  # As _slices, in Python's own integers: a tenth of the time for one row.
-  oldest = tokens.dialogue_start[u]
-  if window is not None:
-    oldest = max(oldest, u - window + 1)
-  room = max_length - SPECIAL_TOKENS
-  middle = tokens.offsets.item(u)
-  end = min(tokens.offsets.item(u + 1), middle + room)
-  start = max(tokens.offsets.item(oldest), end - room)
-  if end - start + SPECIAL_TOKENS > row_T.size:
-    raise ValueError(
-      f"a row must hold its segment, got {row_T.size} columns for "
-      f"{end - start + SPECIAL_TOKENS} tokens; choose T from segment_lengths."
-    )
-  _write_row(tokens.ids, row_T, start, middle, end, cls_id, sep_id)
-
-
 def write_segments(
   tokens: UtteranceTokens,
   utterances_N: np.ndarray,
@@ -221,12 +175,13 @@ def write_segments(
   cls_id: int,
   sep_id: int,
 ) -> None:
-  """Writes one segment to the start of each row; see `write_segment`.
+  """Writes one segment to the start of each row.
 
   Args:
     tokens: the split's utterances.
     utterances_N: [N] integers, which utterance goes to which row.
-    rows_NxT: [N, T] int32, written in place; already filled with padding.
+    rows_NxT: [N, T] int32, written in place; already filled with padding, which
+      is left as it is after the segments.
     window: utterances in a segment, or None for all that fit.
     max_length: tokens in a segment, special tokens included.
     cls_id: id of [CLS].

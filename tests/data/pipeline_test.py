@@ -50,7 +50,9 @@ class MaterializerTest(absltest.TestCase):
         self.assertTrue(np.isnan(batch["scores"][shard, row]).all())
         continue
       expected = np.zeros(16, np.int32)
-      segments.write_segment(split.tokens, u, expected, 2, 16, _CLS, _SEP)
+      segments.write_segments(
+        split.tokens, [u], expected[None], 2, 16, _CLS, _SEP
+      )
       np.testing.assert_array_equal(tokens, expected)
       length = batch["length"][shard, row]
       self.assertEqual(tokens[length - 1], _SEP)

@@ -86,20 +86,22 @@ class SegmentsTest(parameterized.TestCase):
     for u, (ids, *_) in enumerate(expected):
       padded = ids + [PAD] * (max_length - len(ids))
       row = np.full(max_length, PAD, np.int32)
-      segments.write_segment(tokens, u, row, window, max_length, CLS, SEP)
+      segments.write_segments(
+        tokens, [u], row[None], window, max_length, CLS, SEP
+      )
       self.assertEqual(row.tolist(), padded)
       self.assertEqual(rows[len(expected) - 1 - u].tolist(), padded)
 
   def test_context_stops_at_the_dialogue(self):
     tokens = make_tokens([[2, 1], [3]])  # ids 10 11, 12 | 13 14 15
     row = np.zeros(6, np.int32)
-    segments.write_segment(tokens, 2, row, None, 64, CLS, SEP)
+    segments.write_segments(tokens, [2], row[None], None, 64, CLS, SEP)
     self.assertEqual(row.tolist(), [CLS, SEP, 13, 14, 15, SEP])
 
   def test_a_row_may_be_shorter_than_max_length(self):
     tokens = make_tokens([[2, 1]])
     row = np.full(7, PAD, np.int32)
-    segments.write_segment(tokens, 1, row, None, 512, CLS, SEP)
+    segments.write_segments(tokens, [1], row[None], None, 512, CLS, SEP)
     self.assertEqual(row.tolist(), [CLS, 10, 11, SEP, 12, SEP, PAD])
 
   def test_same_utterance_twice_and_rows_of_a_larger_array(self):
@@ -128,7 +130,7 @@ class SegmentsTest(parameterized.TestCase):
       np.load(path, mmap_mode="r"), np.array([0, 1, 4]), np.array([0, 2])
     )
     row = np.zeros(7, np.int32)
-    segments.write_segment(tokens, 1, row, None, 8, CLS, SEP)
+    segments.write_segments(tokens, [1], row[None], None, 8, CLS, SEP)
     self.assertEqual(row.tolist(), [CLS, 10, SEP, 11, 12, 13, SEP])
 
 
@@ -154,7 +156,6 @@ class ErrorsTest(parameterized.TestCase):
       lambda: segments.segment_lengths(tokens, 0, 8),
       lambda: segments.context_lengths(tokens, 0, 8),
       lambda: segments.cut_counts(tokens, 0, 8),
-      lambda: segments.write_segment(tokens, 0, rows[0], 0, 8, CLS, SEP),
       lambda: segments.write_segments(tokens, [0], rows, 0, 8, CLS, SEP),
     ):
       with self.assertRaisesRegex(ValueError, "window"):
@@ -164,8 +165,6 @@ class ErrorsTest(parameterized.TestCase):
   def test_no_such_utterance(self, u):
     tokens = make_tokens([[1, 2]])
     rows = np.zeros((2, 8), np.int32)
-    with self.assertRaisesRegex(ValueError, rf"in \[0, 2\), got {u}"):
-      segments.write_segment(tokens, u, rows[0], None, 8, CLS, SEP)
     with self.assertRaisesRegex(ValueError, r"in \[0, 2\), got"):
       segments.write_segments(tokens, [0, u], rows, None, 8, CLS, SEP)
     self.assertFalse(rows.any())
@@ -173,8 +172,6 @@ class ErrorsTest(parameterized.TestCase):
   def test_rows_too_short(self):
     tokens = make_tokens([[1, 2]])
     rows = np.zeros((1, 5), np.int32)
-    with self.assertRaisesRegex(ValueError, "got 5 columns for 6 tokens"):
-      segments.write_segment(tokens, 1, rows[0], None, 8, CLS, SEP)
     with self.assertRaisesRegex(ValueError, "got 5 columns for 6 tokens"):
       segments.write_segments(tokens, [1], rows, None, 8, CLS, SEP)
 

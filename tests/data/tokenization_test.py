@@ -115,8 +115,8 @@ class EncodingTest(TempFolderTest):
         return_token_type_ids=True,
       )
       row = np.full(max_length, ours.pad_id, np.int32)
-      segments.write_segment(
-        tokens, i, row, window, max_length, ours.cls_id, ours.sep_id
+      segments.write_segments(
+        tokens, [i], row[None], window, max_length, ours.cls_id, ours.sep_id
       )
       self.assertEqual(row.tolist(), expected["input_ids"])
       self.assertEqual(lengths[i], sum(expected["attention_mask"]))
@@ -160,7 +160,7 @@ class EncodingTest(TempFolderTest):
     )
     row = np.zeros(6, np.int32)
     cls, sep = tokenizer.cls_id, tokenizer.sep_id
-    segments.write_segment(tokens, 1, row, None, 16, cls, sep)
+    segments.write_segments(tokens, [1], row[None], None, 16, cls, sep)
     self.assertEqual(row.tolist(), [cls, *arrays[0], sep, arrays[1][0], sep])
 
   def test_no_utterances(self):
