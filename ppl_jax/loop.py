@@ -56,11 +56,11 @@ class Run:
       description=description,
     )
 
-  def classify(self, params, split: str, utterances_M, description=""):
-    """Returns how utterances of a split compare with their gold."""
+  def classify(self, split: str, utterances_M, logits_MxC):
+    """Returns how logits of a split's utterances compare with their gold."""
     arrays = self.inputs.splits[split].split
     return evaluate.classification(
-      self.logits(params, split, utterances_M, description),
+      logits_MxC,
       arrays.gold_UxC[utterances_M],
       arrays.labelled_U[utterances_M],
       self.task,

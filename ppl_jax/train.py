@@ -144,7 +144,11 @@ def _finetune_phase(run: loop.Run, votes: plan.Plan | None) -> loop.Phase:
   dev = np.flatnonzero(run.inputs.dev_U)
 
   def evaluate_gold(params):
-    scalars = _named(run, run.classify(params, "validation", dev, "dev"))
+    # With the temperature it would be given: a student that is sure of itself
+    # must not lose to one that has learnt nothing.
+    logits = run.logits(params, "validation", dev, "dev")
+    logits /= _dev_temperature(run, logits)
+    scalars = _named(run, run.classify("validation", dev, logits))
     names = ("accuracy", "macro_f1", "nll")
     return {"metric": -scalars["nll"], **{n: scalars[n] for n in names}}
 
@@ -211,12 +215,17 @@ def _fit_votes(run: loop.Run, params) -> tuple[np.ndarray, float]:
   return calibration.fit_offsets(logits, arrays.scores_UxC[heldout], run.task)
 
 
-def _fit_gold(run: loop.Run, params) -> float:
+def _dev_temperature(run: loop.Run, logits_MxC: np.ndarray) -> float:
   """Fits the temperature on the share of dev that choices may use."""
   dev = np.flatnonzero(run.inputs.dev_U)
   gold = run.inputs.splits["validation"].split.gold_UxC[dev]
-  logits = run.logits(params, "validation", dev)
-  return calibration.fit_temperature(logits, gold.astype(float), run.task)
+  return calibration.fit_temperature(logits_MxC, gold.astype(float), run.task)
+
+
+def _fit_gold(run: loop.Run, params) -> float:
+  """Returns the temperature of the student that was chosen."""
+  dev = np.flatnonzero(run.inputs.dev_U)
+  return _dev_temperature(run, run.logits(params, "validation", dev))
 
 
 def _fold(run: loop.Run, params, offsets_C, temperature) -> nnx.State:
@@ -252,14 +261,16 @@ def _report(run: loop.Run, params) -> dict:
     )
   if inputs.dev_U.any():
     dev = np.flatnonzero(inputs.dev_U)
-    results["dev"] = _named(run, run.classify(params, "validation", dev))
+    logits = run.logits(params, "validation", dev)
+    results["dev"] = _named(run, run.classify("validation", dev, logits))
   for split in config.report:
     if split not in inputs.splits:
       continue
     name = "dev_full" if split == "validation" else split
     labelled = np.flatnonzero(inputs.splits[split].split.labelled_U)
     if len(labelled):
-      counts = run.classify(params, split, labelled, name)
+      logits = run.logits(params, split, labelled, name)
+      counts = run.classify(split, labelled, logits)
       results[name] = _named(run, counts)
       if name == "test" and run.is_first:
         plots.classification(run.workdir, counts, inputs.student.classes)

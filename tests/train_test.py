@@ -82,6 +82,27 @@ class TrainTest(parameterized.TestCase):
     self.assertAlmostEqual(temperature, 1, delta=0.02)
     run.checkpoints.close()
 
+  def test_a_student_too_sure_of_itself_beats_one_that_knows_nothing(self):
+    data = corpus.write(self.folder / "larger", train=100)
+    self.config = corpus.config(data)
+    workdir, prepared, _ = self.train(
+      pretrain__epochs=8,
+      pretrain__optimizer__learning_rate=3e-3,
+      finetune__gold_fraction=0.5,
+    )
+    run = loop.Run(self.config, prepared, self.folder / "other")
+    params = checkpoint.load_params(
+      workdir, "student", jax.device_put(prepared.params, jax.devices()[0])
+    )
+    evaluate = train._finetune_phase(run, None).evaluate
+    sure, knows_nothing = (
+      evaluate(train._fold(run, params, np.zeros(()), temperature))
+      for temperature in (0.02, 1e6)
+    )
+    self.assertGreater(sure["accuracy"], 0.5)
+    self.assertGreater(sure["metric"], knows_nothing["metric"])
+    run.checkpoints.close()
+
   def test_one_class_and_several_labels(self):
     one, several = ("ask",), corpus.CLASSES
     for classes, task in ((one, "single_label"), (several, "multi_label")):
