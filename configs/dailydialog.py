@@ -16,10 +16,11 @@ def get_config():
   # The reader names the two speakers, who take turns, A and B.
   config.segments.speaker_tokens.A = "[USR]"
   config.segments.speaker_tokens.B = "[SYS]"
-  config.segments.window = 2
+  config.segments.window = 3
   config.segments.max_length = 64
-  config.segments.buckets = (24, 32, 48)
-  config.pairs.group_size = 4
-  config.pretrain.epochs = 2
+  config.segments.buckets = (24, 32, 40, 48, 56)
+  config.finetune.epochs = 4
+  config.finetune.min_steps = 60
+  config.finetune.evals = 5
   config.model.pretrained = "TODBERT/TOD-BERT-JNT-V1"
   return config
