@@ -153,6 +153,15 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
   return None
 
 
+def cost_of(settings: Settings, reply: Reply) -> float | None:
+  """Returns what a call took; None where the server may have taken all."""
+  if reply.usage is not None:
+    return settings.cost(*reply.usage)
+  if reply.code and reply.code < 500:
+    return 0.0  # refused before any work was done
+  return None
+
+
 def answers_of(request: Request, samples, choices) -> list[Answer]:
   """Reads choices as the answers of samples; fewer choices leave some out."""
   answers = []
@@ -292,8 +301,13 @@ class Asker:
       async with asyncio.TaskGroup() as group:
         for _ in range(self._settings.concurrency):
           group.create_task(self._work(requests))
-    except* FatalError as errors:
-      raise errors.exceptions[0] from None
+    except ExceptionGroup as group:
+      fatal = group.subgroup(FatalError)
+      if fatal is None:
+        raise
+      while isinstance(fatal, ExceptionGroup):
+        fatal = fatal.exceptions[0]
+      raise fatal from None
     return not self._stopping
 
   async def _work(self, requests: Iterator[Request]) -> None:
@@ -384,7 +398,7 @@ class Asker:
         number = self._store.begin(request.key, samples, reserved)
         cost = None
         reply = await call(self._client, body, settings.timeout)
-        cost = self._cost(reply)
+        cost = cost_of(self._settings, reply)
         answers = answers_of(request, samples, reply.choices)
         keep(
           self._store,
@@ -400,14 +414,6 @@ class Asker:
       await self._budget.settle(reserved, cost)
     self._follow_up(task, samples, reply, answers, started, with_schema)
     self._on_change(self.progress)
-
-  def _cost(self, reply: Reply) -> float | None:
-    """Returns what a call took; None where the server may have taken all."""
-    if reply.usage is not None:
-      return self._settings.cost(*reply.usage)
-    if reply.code and reply.code < 500:
-      return 0.0  # refused before any work was done
-    return None
 
   def _follow_up(
     self, task, samples, reply, answers, started, with_schema

@@ -12,20 +12,18 @@ cap that holds. The key comes from the environment variable OPENAI_API_KEY.
 import asyncio
 import dataclasses
 import itertools
-import os
 import pathlib
 import re
 import signal
 import sys
-import urllib.parse
 from collections.abc import Iterator, Sequence
 
-import openai
 import tqdm
 from absl import flags
 
 from labeling import ask, batch, limits
 from labeling import bank as bank_lib
+from labeling import client as client_lib
 from labeling import scores as scores_lib
 from labeling.plan import Plan, Request, in_shard
 from labeling.settings import Settings
@@ -94,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
         "--max_cost needs prices, got none. Set --config.labeling.price_input"
         " and price_output, in money for a million tokens."
       )
-    client = _client(settings)
+    client = client_lib.connect(settings)
     store = Store(pathlib.Path(_VOTES.value).expanduser())
     try:
       done = asyncio.run(_label(client, settings, store, job))
@@ -138,26 +136,6 @@ def _shard(text: str) -> tuple[int, int]:
       " machines give 0/3, 1/3 and 2/3."
     )
   return index, count
-
-
-def _client(settings: Settings) -> openai.AsyncOpenAI:
-  key = os.environ.get(settings.api_key_variable)
-  host = urllib.parse.urlparse(settings.endpoint).hostname or ""
-  if not key and host.endswith("openai.com"):
-    raise ValueError(
-      f"{host} needs a key, got none in the environment variable"
-      f" {settings.api_key_variable}. Set it, or name another endpoint with"
-      " --config.labeling.endpoint."
-    )
-  return openai.AsyncOpenAI(
-    api_key=key or "none",
-    base_url=settings.endpoint,
-    max_retries=0,
-    timeout=settings.timeout,
-    http_client=openai.DefaultAsyncHttpxClient(
-      limits=openai.DEFAULT_CONNECTION_LIMITS
-    ),
-  )
 
 
 def _dry_run(job: _Job, settings: Settings) -> list[str]:

@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS calls (
   completion_tokens INTEGER
 );
 CREATE INDEX IF NOT EXISTS calls_batch ON calls (batch);
+CREATE INDEX IF NOT EXISTS calls_request ON calls (request);
 CREATE TABLE IF NOT EXISTS batches (
   batch TEXT PRIMARY KEY, remote TEXT, tokens INTEGER NOT NULL,
   collected INTEGER NOT NULL DEFAULT 0
@@ -193,6 +194,35 @@ class Store:
         json.dumps(sampling, sort_keys=True),
       ),
     )
+
+  def tries(
+    self, request: Request
+  ) -> list[tuple[int, parse.Status, list[parse.Vote]]]:
+    """Returns (sample, status, votes) of all answers to a request so far."""
+    rows = self._db.execute(
+      "SELECT sample, status, votes FROM answers WHERE request = ?",
+      (request.key,),
+    )
+    return [
+      (
+        sample,
+        parse.Status(status),
+        [
+          parse.Vote(u, tuple(labels))
+          for u, labels in json.loads(votes or "[]")
+        ],
+      )
+      for sample, status, votes in rows
+      if sample in request.samples
+    ]
+
+  def cost(self, request: Request) -> float:
+    """Returns the money that went into a request, lost calls in full."""
+    (total,) = self._db.execute(
+      "SELECT TOTAL(COALESCE(cost, reserved)) FROM calls WHERE request = ?",
+      (request.key,),
+    ).fetchone()
+    return total
 
   def begin(
     self,
