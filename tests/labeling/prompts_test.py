@@ -17,7 +17,7 @@ DIALOGUE = dialogues.Dialogue(
   dialogue_id="d",
   speakers=("A", "B", "A", "B"),
   texts=(
-    'Is this the "Golden Fork"?',
+    "Is this the Golden Fork?",
     "It is , how may I help?",
     "I want to order soup.",
     "Okay.",
@@ -42,14 +42,14 @@ def load(name):
   return bank_lib.for_classes(bank, tuple(classes), "none", "single_label")
 
 
-def requests(bank, prompt, class_name=None):
+def class_names(bank, prompt):
+  return list(bank.classes) if prompt.asks == "positive" else [""]
+
+
+def requests(bank, prompt):
   """All that a prompt asks about the last two utterances."""
-  positive = prompt.asks == "positive"
-  names = list(bank.classes) if positive else [""]
-  if class_name is not None:
-    names = [class_name]
-  for name in names:
-    for asked in ((2, 3),) if prompt.asks != "last" else ((2,), (3,)):
+  for class_name in class_names(bank, prompt):
+    for asked in ((2,), (3,)) if prompt.asks == "last" else ((2, 3),):
       yield render.render(
         bank,
         prompt,
@@ -57,7 +57,7 @@ def requests(bank, prompt, class_name=None):
         asked=asked,
         first=1,
         order_seed=0,
-        class_name=name,
+        class_name=class_name,
       )
 
 
@@ -108,9 +108,7 @@ class PromptsTest(parameterized.TestCase):
     self.assertEqual(
       {p.asks for p in bank.prompts}, {"last", "every", "positive"}
     )
-    self.assertGreater(
-      len({p.option_order for p in bank.prompts}), 1 - (len(bank.classes) == 1)
-    )
+    self.assertGreater(len({p.option_order for p in bank.prompts}), 1)
     asked = [str(next(requests(bank, p))[1]) for p in bank.prompts]
     self.assertLen(set(asked), len(asked))
     if name != "generic":
@@ -147,12 +145,10 @@ class PromptsTest(parameterized.TestCase):
             ),
           )
 
-  @parameterized.parameters(*bank_lib.names())
-  def test_multi_label_where_the_classes_are_the_users(self, name):
-    bank = bank_lib.load(name)
-    if bank.classes:
-      return
-    bank = bank_lib.for_classes(bank, OWN, "", "multi_label")
+  def test_generic_prompts_take_several_labels(self):
+    bank = bank_lib.for_classes(
+      bank_lib.load("generic"), OWN, "", "multi_label"
+    )
     for prompt in bank.prompts:
       for question, _ in requests(bank, prompt):
         labels = dict.fromkeys(question.asked, question.options[:2])
@@ -177,39 +173,40 @@ class PromptsTest(parameterized.TestCase):
               self.assertEqual(text.count('"'), 2)
 
   @parameterized.parameters(*bank_lib.names())
-  def test_examples_are_answers_that_parse(self, name):
+  def test_examples_are_answered_by_their_labels(self, name):
     bank = load(name)
     for prompt in bank.prompts:
-      for _, messages in requests(bank, prompt, *self._one_class(bank, prompt)):
-        answered = [m for m in messages if m["role"] == "assistant"]
-        for example, message in zip(prompt.examples, answered, strict=True):
+      for class_name in class_names(bank, prompt):
+        for number, example in enumerate(prompt.examples):
           shown = dialogues.Dialogue(
-            dialogue_id="",
-            speakers=tuple(t.speaker for t in example.utterances),
-            texts=tuple(t.text for t in example.utterances),
+            dialogue_id="example",
+            speakers=tuple(turn.speaker for turn in example.utterances),
+            texts=tuple(turn.text for turn in example.utterances),
             gold=np.zeros((len(example.labels), 1), np.uint8),
             labelled=np.zeros(len(example.labels), np.bool_),
           )
           asked = example.labelled
-          question, _ = render.render(
+          question, messages = render.render(
             bank,
             prompt,
             shown,
             asked=asked[-1:] if prompt.asks == "last" else asked,
             first=0,
             order_seed=0,
-            class_name=(*self._one_class(bank, prompt), "")[0],
+            class_name=class_name,
           )
-          status, votes = parse_lib.parse(question, message["content"], "stop")
+          # The example as an earlier turn, and asked about, are the same.
+          turns = [m["content"] for m in messages if m["role"] != "system"]
+          self.assertEqual(turns[2 * number], turns[-1])
+          status, votes = parse_lib.parse(
+            question, turns[2 * number + 1], "stop"
+          )
           self.assertEqual(status, parse_lib.Status.VALID)
           for vote in votes:
             labels = set(example.classes_of(vote.utterance))
-            if prompt.asks == "positive":
-              labels &= {question.class_name}
+            if class_name:
+              labels &= {class_name}
             self.assertEqual(set(vote.labels), labels)
-
-  def _one_class(self, bank, prompt):
-    return list(bank.classes)[:1] if prompt.asks == "positive" else []
 
   def test_no_example_stands_in_two_banks(self):
     texts = {
