@@ -398,6 +398,7 @@ def _places(data: Any, loc: Sequence[str | int]) -> list[str]:
   """The keys that lead to a fault; a prompt by its id, entries from 1."""
   places = []
   for step, key in enumerate(loc):
+    in_list = isinstance(data, list | tuple)
     try:
       data = data[key]
     except (KeyError, IndexError, TypeError):
@@ -405,7 +406,7 @@ def _places(data: Any, loc: Sequence[str | int]) -> list[str]:
       if step == len(loc) - 1 and isinstance(data, dict):
         places.append(str(key))
       break
-    places.append(f"entry {key + 1}" if isinstance(key, int) else str(key))
+    places.append(f"entry {key + 1}" if in_list else str(key))
     if list(loc[:step]) == ["prompts"] and isinstance(data, dict):
       places[-2:] = [f"prompt {data.get('id', key + 1)!r}"]
   return places
