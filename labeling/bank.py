@@ -25,7 +25,6 @@ A file (those of `labeling/prompts/` are examples):
             labels: [null, happy]  # null: not labelled; []: none of the classes
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -37,7 +36,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from labeling import answers
+from labeling import answers, bank_errors
 
 _FOLDER = pathlib.Path(__file__).parent / "prompts"
 # Of `string.Template`: from what a prompt asks for to (required, optional).
@@ -45,11 +44,6 @@ _PLACEHOLDERS = {
   "last": ({"dialogue", "options"}, {"speaker", "utterance"}),
   "every": ({"dialogue", "options"}, set()),
   "positive": ({"dialogue", "class"}, {"description", "options"}),
-}
-_REMEDIES = {
-  "missing": "add the key",
-  "extra_forbidden": "take it out or correct its name",
-  "string_type": "write a text, in quotes where YAML reads a number or yes/no",
 }
 
 
@@ -372,43 +366,9 @@ def _validate(data: Any, where: str) -> Bank:
   try:
     return Bank.model_validate(data)
   except pydantic.ValidationError as e:
-    fault = e.errors(include_url=False)[0]
-    raise ValueError(_describe(data, where, fault)) from e
-
-
-def _describe(data: Any, where: str, fault: Mapping[str, Any]) -> str:
-  """A line on what is wrong with a bank, where, and what to do."""
-  place = [where, *_places(data, fault["loc"])]
-  if fault["type"] == "value_error":
-    return f"{', '.join(place)}: {fault['ctx']['error']}"
-  got = repr(fault["input"])
-  if fault["type"] == "missing":
-    got = "none"
-  elif fault["type"] == "extra_forbidden":
     parts = (Bank, Prompt, Example, Turn)
-    near = difflib.get_close_matches(
-      str(fault["loc"][-1]), {k for p in parts for k in p.model_fields}, n=1
-    )
-    got = f"this one (did you mean {near[0]!r}?)" if near else "this one"
-  remedy = _REMEDIES.get(fault["type"], "correct it")
-  return f"{', '.join(place)}: {fault['msg']}, got {got}: {remedy}"
-
-
-def _places(data: Any, loc: Sequence[str | int]) -> list[str]:
-  """The keys that lead to a fault; a prompt by its id, entries from 1."""
-  places = []
-  for step, key in enumerate(loc):
-    try:
-      data = data[key]
-    except (KeyError, IndexError, TypeError):
-      # A key that is missing; or a name that pydantic gives a kind of value.
-      if step == len(loc) - 1 and isinstance(data, dict):
-        places.append(str(key))
-      break
-    places.append(f"entry {key + 1}" if isinstance(key, int) else str(key))
-    if list(loc[:step]) == ["prompts"] and isinstance(data, dict):
-      places[-2:] = [f"prompt {data.get('id', key + 1)!r}"]
-  return places
+    keys = {key for part in parts for key in part.model_fields}
+    raise ValueError(bank_errors.describe(data, where, e, keys)) from e
 
 
 def _dollars(identifiers: Sequence[str] | set[str]) -> list[str]:

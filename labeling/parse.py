@@ -168,7 +168,6 @@ def _json(text: str) -> Any:
     return json.loads(
       fence[1] if fence else text,
       object_pairs_hook=_without_twins,
-      parse_constant=_refuse_constant,
     )
   except (ValueError, RecursionError) as e:
     raise _UnusableError(Status.MALFORMED) from e
@@ -178,7 +177,3 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(dict(pairs)) < len(pairs):
     raise ValueError("a key stands twice")
   return dict(pairs)
-
-
-def _refuse_constant(name: str) -> None:
-  raise ValueError(f"{name} is not JSON")

@@ -171,7 +171,11 @@ class BankTest(parameterized.TestCase):
     ("list_key", "? [a]\n: b", "must be YAML"),
     ("empty", "", "got None"),
     ("label_is_no", labels(False), "labels, entry 1: .*got False.*in quotes"),
-    ("class_is_no", mood(classes={False: "x"}), "classes.*got False.*quotes"),
+    (
+      "class_is_no",
+      mood(classes={False: "x"}),
+      "classes, False: .*got False.*quotes",
+    ),
     ("not_utf8", "task: \udcff", "must be YAML"),
   )
   def test_refuses_a_file_and_names_the_place(self, data, message):
