@@ -17,6 +17,7 @@ from ml_collections import config_dict
 
 def get_config():
   return config_dict.ConfigDict({
+    "seed": 0,
     "dataset": {
       "name": "jsonl",
       "source": "",
