@@ -39,8 +39,8 @@ def write(
     dataset: whose classes and task are asked for.
     split: the split's name.
     method: one of `METHODS`. 'uniform' is the share of votes.
-    gold_D: bool, the voted dialogues whose gold the method 'gold' uses; None for
-      no dialogue. Whatever the method, quality is told for the others only.
+    gold_D: bool, the voted dialogues whose gold the method 'gold' uses; None
+      for no dialogue. Quality is told for the others, whatever the method.
     seed: of what the method draws.
     about: more of the file's metadata, such as models, prompts and sampling.
 

@@ -38,8 +38,7 @@ def dawid_skene(
   """
   U, C = len(votes.voted.labelled_U), len(votes.classes)
   _, valid_UxC = votes.counts()
-  several = task == "single_label" and C > 1
-  one_answer = several and bool((votes.only_V == vote_columns.ANY).all())
+  one_answer = votes.one_answer(task)
   if one_answer:
     posterior_UxC = _fit(votes, votes.valid_V, votes.answers(), C + 1)[:, :C]
   else:

@@ -87,6 +87,14 @@ class Votes:
     names_V[self.label_vote_N[self.label_class_N == column]] = True
     return names_V
 
+  def one_answer(self, task: str) -> bool:
+    """Says whether a valid vote is one of several classes or none of them.
+
+    Else it says yes or no to each class that it could name.
+    """
+    several = task == "single_label" and len(self.classes) > 1
+    return several and bool((self.only_V == ANY).all())
+
   def answers(self) -> np.ndarray:
     """int64 [V], the one class that a vote names, C for none of them.
 
