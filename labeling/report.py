@@ -99,10 +99,12 @@ def _agreement(votes, task, output) -> list[str]:
   )
   plots.agreement(output / "agreement.png", names, alpha_AxA)
   classes = ", ".join(
-    f"{name} {value:.3f}"
-    for name, value in zip(votes.classes, alpha_C, strict=True)
+    f"{name} {'unknown' if np.isnan(value) else f'{value:.3f}'}"
+    for name, value in zip(
+      ("all", *votes.classes), (alpha, *alpha_C), strict=True
+    )
   )
-  lines = [f"agreement, Krippendorff's alpha: {alpha:.3f}; {classes}"]
+  lines = [f"agreement, Krippendorff's alpha: {classes}"]
   apart = [(alpha_AxA[a, b], a, b) for b in range(len(names)) for a in range(b)]
   known = sorted(pair for pair in apart if not np.isnan(pair[0]))
   if known:
@@ -133,7 +135,8 @@ def _annotators(votes, task, output) -> str:
   }
   plots.bars(output / "annotators.png", votes.annotators, shares, "share")
   told = (
-    f"{name} {right:.1%} right, {unusable:.1%} unusable"
+    f"{name} {'' if np.isnan(right) else f'{right:.1%} right, '}"
+    f"{unusable:.1%} unusable"
     for name, right, unusable in zip(
       votes.annotators, shares["accuracy"], shares["unusable"], strict=True
     )
