@@ -3,6 +3,7 @@
 Shape letters: V votes, U utterances, C classes, K answers.
 """
 
+import logging
 import warnings
 from importlib import metadata
 from typing import Any
@@ -12,6 +13,7 @@ import tqdm
 
 from ppl_jax.data import vote_columns
 
+_LOG = logging.getLogger(__name__)
 # On 39,205 votes of five prompts on DailyDialog no score moves by more than
 # 1e-5 after 30.
 _ITERATIONS = 50
@@ -82,6 +84,7 @@ def _fit(
         "label": answer_V[used_V],
       }
     )
+    _LOG.info("Dawid-Skene: %d rounds over %d votes.", _ITERATIONS, len(table))
     # Its own stop would come too soon: the bound that it watches counts the
     # prior once a vote and not once an utterance, and falls while the
     # likelihood still rises.
