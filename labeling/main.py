@@ -21,10 +21,10 @@ from collections.abc import Iterator, Sequence
 import tqdm
 from absl import flags
 
-from labeling import ask, batch, limits
+from labeling import aggregate, ask, batch, limits
 from labeling import bank as bank_lib
 from labeling import client as client_lib
-from labeling import scores as scores_lib
+from labeling import votes as votes_lib
 from labeling.plan import Plan, Request, in_shard
 from labeling.settings import Settings
 from labeling.store import Store
@@ -99,8 +99,11 @@ def main(argv: Sequence[str]) -> None:
     finally:
       store.close()
     if _SCORES.value:
-      report = scores_lib.make_scores(config, [_VOTES.value], _SCORES.value)
-      print("\n".join(report))
+      dataset, votes, about = votes_lib.read(config, [store.path])
+      lines = aggregate.write(
+        _SCORES.value, votes, dataset, config.votes.split, about=about
+      )
+      print("\n".join(lines))
   if not done:
     sys.exit(1)
 

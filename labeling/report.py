@@ -257,7 +257,7 @@ def main(argv: Sequence[str]) -> None:
   commands.refuse_arguments(argv)
   config = commands.CONFIG.value
   with commands.user_errors():
-    dataset, votes = votes_lib.read(config, _VOTES.value)
+    dataset, votes, _ = votes_lib.read(config, _VOTES.value)
     output = pathlib.Path(_OUTPUT.value)
     summary = write_report(votes, dataset.task, output, config.seed)
   print("\n".join(summary))

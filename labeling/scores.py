@@ -3,8 +3,9 @@ r"""Votes to the score file that training reads.
     python -m labeling.scores --config=configs/dailydialog.py \
       --votes=votes.jsonl.gz --scores=scores.parquet
 
-The votes are JSON lines; `ppl_jax.data.votes.read_votes` says which. With gold
-at hand, it also says how good the scores are. `--aggregation` weighs the votes:
+The votes are what `labeling.main` keeps, or JSON lines, of which
+`ppl_jax.data.votes.read_votes` says more. With gold at hand, it also says how
+good the scores are. `--aggregation` weighs the votes:
 dawid_skene by how annotators agree, gold by how they agree with the gold of a
 few dialogues, `--gold_dialogues=100` of them or those of `--gold_ids=FILE`.
 Quality is then that of the other dialogues, whatever the aggregation.
@@ -20,7 +21,9 @@ from labeling import votes as votes_lib
 from ppl_jax import commands
 
 _VOTES = flags.DEFINE_multi_string(
-  "votes", None, "JSON lines, or gzipped ones; may be given several times."
+  "votes",
+  None,
+  "Vote store, or JSON lines, gzipped or not; may be given several times.",
 )
 _SCORES = flags.DEFINE_string("scores", None, "Parquet file to write.")
 _AGGREGATION = flags.DEFINE_enum(
@@ -72,7 +75,7 @@ def make_scores(
       "--aggregation=gold needs gold, got neither --gold_dialogues nor"
       " --gold_ids: say whose gold may be used"
     )
-  dataset, votes = votes_lib.read(config, votes_paths)
+  dataset, votes, about = votes_lib.read(config, votes_paths)
   if gold_ids:
     gold_D = aggregate.read_gold_ids(votes, gold_ids)
   else:
@@ -85,6 +88,7 @@ def make_scores(
     method=method,
     gold_D=gold_D,
     seed=config.seed,
+    about=about,
   )
 
 

@@ -32,8 +32,8 @@ CREATE TABLE IF NOT EXISTS facts (
 CREATE TABLE IF NOT EXISTS questions (
   request TEXT NOT NULL, dialogue_id TEXT NOT NULL, text_sha256 TEXT NOT NULL,
   endpoint TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
-  prompt_sha256 TEXT NOT NULL, asks TEXT NOT NULL, class TEXT NOT NULL,
-  sampling TEXT NOT NULL,
+  prompt_sha256 TEXT NOT NULL, class TEXT NOT NULL, first INTEGER NOT NULL,
+  last INTEGER NOT NULL, sampling TEXT NOT NULL,
   PRIMARY KEY (request, dialogue_id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
@@ -180,7 +180,7 @@ class Store:
       return
     sampling = {k: v for k, v in body.items() if k not in ("model", "messages")}
     self._db.execute(
-      "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       (
         request.key,
         question.dialogue_id,
@@ -189,8 +189,9 @@ class Store:
         body["model"],
         question.prompt_id,
         request.prompt_sha256,
-        question.asks,
         question.class_name,
+        question.asked[0],
+        question.asked[-1],
         json.dumps(sampling, sort_keys=True),
       ),
     )

@@ -89,11 +89,7 @@ def read_votes(
   """
   builder = vote_columns.Builder(dialogues, classes, none_label)
   for path in map(pathlib.Path, paths):
-    if not path.is_file():
-      raise ValueError(
-        f"--votes must name a file, got {str(path)!r}: correct the path"
-      )
-    _read_file(path, builder, none_label)
+    add_votes(path, builder, none_label)
   return builder.build()
 
 
@@ -163,9 +159,14 @@ def to_scores(
   return scores_lib.Scores(votes.classes, metadata, rows)
 
 
-def _read_file(
+def add_votes(
   path: pathlib.Path, builder: vote_columns.Builder, none_label: str
 ) -> None:
+  """Adds the votes of one file; see `read_votes`."""
+  if not path.is_file():
+    raise ValueError(
+      f"--votes must name a file, got {str(path)!r}: correct the path"
+    )
   with path.open("rb") as f:
     builder.source(path, hashlib.file_digest(f, "sha256").hexdigest())
   number_of_votes = 0
