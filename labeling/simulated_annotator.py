@@ -158,7 +158,8 @@ class Annotator:
 
     The error model is that of `ppl_jax.data.readers.support.votes`: the shift
     that a dialogue's annotators share and the noise of its utterances depend
-    on `seed` and the dialogue's id alone, all else is drawn from `rng`.
+    on `seed` and the dialogue's id alone, all else is drawn from `rng`. None of
+    the classes is gold where no class is.
 
     Args:
       asked: from `read`.
@@ -228,7 +229,9 @@ class Annotator:
     errors_AxC = noise_LxC[numbers] + own_AxC
     errors_AxC[:, :C] += shift * _DIALOGUE_NOISE
     preference_AxC = errors_AxC * noise
-    preference_AxC[:, :C] += dialogue.gold[numbers]
+    gold_AxC = dialogue.gold[numbers]
+    preference_AxC[:, :C] += gold_AxC
+    preference_AxC[:, C] += ~gold_AxC.any(axis=1)
     for row, i in enumerate(numbers):
       if not dialogue.labelled[i]:  # any of the options is as good
         preference_AxC[row] = 0
