@@ -10,7 +10,6 @@ from absl.testing import absltest, parameterized
 
 from labeling import simulated_log
 from labeling.simulated_faults import OF_ANSWER, Fault
-from labeling.simulated_server import SimulatedServer
 from tests.labeling.served import (
   CLASSES,
   DIALOGUES,
@@ -105,13 +104,12 @@ class FaultsTest(ServerTestCase):
           client.chat.completions.create(**body(user(0, LAST)))
         )
         await asyncio.sleep(0.3)
-        await asyncio.to_thread(server.__exit__, None, None, None)
+        await asyncio.to_thread(self.server.stop)
         with self.assertRaises(openai.APIConnectionError):
           await task
 
-    server = SimulatedServer(DIALOGUES, CLASSES, latency=10)
-    asyncio.run(call(server.__enter__().url))
-    (record,) = server.log
+    asyncio.run(call(self.serve(latency=10).url))
+    (record,) = self.server.log
     self.assertFalse(record["delivered"])
 
   def broken(self, fault, text=None, n=12, **more):
