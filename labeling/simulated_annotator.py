@@ -9,6 +9,7 @@ Shape letters: L utterances of a dialogue, A of them asked about, C classes.
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -158,7 +159,8 @@ class Annotator:
 
     The error model is that of `ppl_jax.data.readers.support.votes`: the shift
     that a dialogue's annotators share and the noise of its utterances depend
-    on `seed` and the dialogue's id alone, all else is drawn from `rng`.
+    on `seed` and the dialogue's id alone, all else is drawn from `rng`. None of
+    the classes is gold where no class is.
 
     Args:
       asked: from `read`.
@@ -219,16 +221,15 @@ class Annotator:
     """[A, C + 1] preferences; the last column is none of the classes."""
     dialogue, numbers = asked.dialogue, list(asked.numbers)
     L, C = dialogue.gold.shape
-    digest = hashlib.sha256(dialogue.dialogue_id.encode("utf-8")).digest()
-    shared_rng = np.random.default_rng([seed, int.from_bytes(digest)])
-    shift = shared_rng.standard_normal(C) * np.sqrt(_SHARED)
-    noise_LxC = shared_rng.standard_normal((L, C + 1)) * _UTTERANCE_NOISE
-    shift = shift + rng.standard_normal(C) * np.sqrt(1 - _SHARED)
+    shift_C, noise_LxC = _shared_errors(dialogue.dialogue_id, L, C, seed)
+    own_shift_C = rng.standard_normal(C) * np.sqrt(1 - _SHARED)
     own_AxC = rng.standard_normal((len(numbers), C + 1)) * _ANNOTATOR_NOISE
     errors_AxC = noise_LxC[numbers] + own_AxC
-    errors_AxC[:, :C] += shift * _DIALOGUE_NOISE
+    errors_AxC[:, :C] += (shift_C + own_shift_C) * _DIALOGUE_NOISE
     preference_AxC = errors_AxC * noise
-    preference_AxC[:, :C] += dialogue.gold[numbers]
+    gold_AxC = dialogue.gold[numbers]
+    preference_AxC[:, :C] += gold_AxC
+    preference_AxC[:, C] += ~gold_AxC.any(axis=1)
     for row, i in enumerate(numbers):
       if not dialogue.labelled[i]:  # any of the options is as good
         preference_AxC[row] = 0
@@ -287,6 +288,17 @@ class Annotator:
       "A request for the utterances of one class must name it in double quotes,"
       f" got none of {list(self._classes)}."
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared_errors(
+  dialogue_id: str, L: int, C: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The [C] shift and the [L, C + 1] noise that all annotators share."""
+  digest = hashlib.sha256(dialogue_id.encode("utf-8")).digest()
+  rng = np.random.default_rng([seed, int.from_bytes(digest)])
+  shift_C = rng.standard_normal(C) * np.sqrt(_SHARED)
+  return shift_C, rng.standard_normal((L, C + 1)) * _UTTERANCE_NOISE
 
 
 def text_of(message: Mapping[str, Any]) -> str:

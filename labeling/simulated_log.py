@@ -43,17 +43,18 @@ class Log:
 
   def __init__(self, path: str | os.PathLike[str] | None = None):
     self.records = []
-    self._before, self._file = 0, None
+    self._path, self._before = None, 0
     if path is not None:
+      self._path = pathlib.Path(path)
       try:
-        self._file = pathlib.Path(path).open("a+b")
+        with self._path.open("a+b") as f:
+          f.seek(0)
+          self._before = sum(1 for _ in f)
       except OSError as e:
         raise ValueError(
           f"--log must name a file that can be written, got {str(path)!r}:"
           f" {e.strerror}. Correct the path."
         ) from e
-      self._file.seek(0)
-      self._before = sum(1 for _ in self._file)
 
   def add(self, record: Mapping[str, Any], delivered: bool) -> None:
     """Writes down how a request ended."""
@@ -61,19 +62,14 @@ class Log:
     number = self._before + len(self.records) + 1
     known = {**record, "failure": failure, "delivered": delivered}
     self.records.append({"number": number, **known})
-    if self._file is not None:
-      self._file.write(self.lines(len(self.records) - 1))
-      self._file.flush()
+    if self._path is not None:
+      with self._path.open("ab") as f:
+        f.write(self.lines(len(self.records) - 1))
 
   def lines(self, start: int = 0) -> bytes:
     """The records from one on, as JSON lines."""
     lines = [json.dumps(record) + "\n" for record in self.records[start:]]
     return "".join(lines).encode()
-
-  def close(self) -> None:
-    """Closes the file."""
-    if self._file is not None:
-      self._file.close()
 
 
 def request_sha256(body: Any) -> str:

@@ -1,13 +1,13 @@
 """An OpenAI-compatible server on loopback, to try labelling on without a key.
 
-    python -m labeling.simulated_server --config=configs/quickstart.py --port=8000
+    python -m labeling.simulated_server --config=configs/quickstart.py
 
 Its annotator answers from the gold of the config's dataset, with errors as
 those of an LLM, and it can be told to fail: `--fail_rate_limit=0.05` refuses
 every twentieth request, for one. It serves chat completions (without streams),
 models, files and batches; GET /v1/_log gives a record of each chat request as
-JSON lines, see `labeling.simulated_log.Log`. It prints its URL once it serves,
-and ends on Ctrl-C.
+JSON lines, see `labeling.simulated_log.Log`. It prints its URL when it is
+ready, and ends on Ctrl-C.
 """
 
 import asyncio
@@ -89,9 +89,13 @@ class SimulatedServer:
     return self
 
   def __exit__(self, *_) -> None:
-    self._loop.call_soon_threadsafe(self._stop.set)
-    self._thread.join()
-    self._log.close()
+    self.stop()
+
+  def stop(self) -> None:
+    """Ends the server, if it runs, and what is in flight."""
+    if self._thread.is_alive():
+      self._loop.call_soon_threadsafe(self._stop.set)
+      self._thread.join()
 
   @property
   def log(self) -> list[dict[str, Any]]:
@@ -132,8 +136,8 @@ class SimulatedServer:
       await runner.cleanup()
       started.set_exception(
         ValueError(
-          f"--port must be free, got {self._port}: {e.strerror}. Choose another,"
-          " or 0."
+          f"--port must be free, got {self._port}: {e.strerror}. Choose"
+          " another, or 0 for any."
         )
       )
       return

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -82,6 +83,11 @@ class Settings:
           f"the rates of {', '.join(among)} must be at least 0 and at most 1"
           f" together, got {rates}: correct them"
         )
+
+  @property
+  def fails(self) -> bool:
+    """Whether any rate is above 0."""
+    return any(self.rates.values())
 
 
 class ApiError(Exception):
@@ -235,6 +241,8 @@ class Service:
 
   def draw_fault(self, *parts: Any) -> Fault | None:
     """What goes wrong with a request; the same for the same `parts`."""
+    if not self.settings.fails:
+      return None
     rng = self._rng("request", *parts)
     return faults.draw(rng, self.settings.rates, faults.OF_REQUEST)
 
@@ -295,14 +303,14 @@ class Service:
       # At temperature 0 all answers are one, but what goes wrong with them is
       # drawn each time: or else no repetition would ever help.
       draw = (attempt, i) if request.temperature != 0 else (0, 0)
+      rng = self._rng("answer", digest, *draw)
       said = self._annotator.answer(
-        asked,
-        self._rng("answer", digest, *draw),
-        seed=settings.seed,
-        noise=settings.noise,
+        asked, rng, seed=settings.seed, noise=settings.noise
       )
-      rng = self._rng("fault", digest, attempt, i)
-      fault = faults.draw(rng, settings.rates, faults.OF_ANSWER)
+      fault = None
+      if settings.fails:
+        rng = self._rng("fault", digest, attempt, i)
+        fault = faults.draw(rng, settings.rates, faults.OF_ANSWER)
       choice = faults.choice(fault, asked, said, rng, schema=request.has_schema)
       text = choice["text"] or choice["refusal"] or ""
       tokens = list(_TOKEN.finditer(text))
@@ -383,6 +391,10 @@ def count_tokens(body: Any) -> int:
     messages = _Request.model_validate(body).messages
   except pydantic.ValidationError:
     return 0
-  texts = [annotator_lib.text_of(m) for m in body["messages"]]
-  words = sum(len(_TOKEN.findall(text)) for text in texts)
+  words = sum(_count(annotator_lib.text_of(m)) for m in body["messages"])
   return words + _TOKENS_PER_MESSAGE * (len(messages) + 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def _count(text: str) -> int:
+  return len(_TOKEN.findall(text))
