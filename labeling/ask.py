@@ -109,7 +109,8 @@ def refused(error: openai.APIStatusError) -> Reply:
     FatalError: trying again is no use.
   """
   code = error.status_code
-  detail = f"HTTP {code}: {error.message}"
+  told = error.body.get("message") if isinstance(error.body, dict) else None
+  detail = f"HTTP {code}: {str(told or error.message).rstrip('.')}"
   if code in (401, 403):
     raise FatalError(
       f"The server must accept the key, got {detail}. Put the right one into"

@@ -271,9 +271,11 @@ def _summary(progress: ask.Progress, spent: float, done: bool) -> list[str]:
       " again to ask for them."
     )
   if not done:
+    cap = _MAX_COST.value
+    why = "" if cap is None else f" --max_cost is {cap:g}."
     lines.append(
-      "Stopped before the end. Give the same command again to go on; nothing"
-      " that was answered is asked again."
+      f"Stopped before the end.{why} Give the same command again to go on;"
+      " nothing that was answered is asked again."
     )
   return lines
 
