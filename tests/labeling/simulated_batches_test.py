@@ -142,6 +142,8 @@ class BatchesTest(ServerTestCase):
       name = record["custom_id"]
       self.assertEqual(record["cost"] > 0, name in output)
       self.assertEqual(record["failure"] == "expired", name in expired)
+    failures = {r["failure"] for r in self.server.log}
+    self.assertEqual(failures, {None, "expired", "server_error"})
     statuses = [r["status"] for r in self.server.log]
     self.assertBetween(statuses.count(500), 2, 16)
 
