@@ -288,6 +288,9 @@ def define_flags() -> None:
     "price_output", settings.price_output, "Of a million tokens of answers."
   )
   flags.DEFINE_float(
+    "price_batch", settings.price_batch, "Share of both that batches take."
+  )
+  flags.DEFINE_float(
     "batch_seconds", settings.batch_seconds, "Seconds a batch takes."
   )
   flags.DEFINE_integer(

@@ -41,6 +41,7 @@ class Settings:
     hang_seconds: after which a connection that hangs is closed.
     price_input: money for a million tokens of questions.
     price_output: money for a million tokens of answers.
+    price_batch: share of these prices that a batch takes.
     batch_seconds: that a batch takes.
     batch_tokens: most tokens of questions in all batches at work, above which
       a batch fails; 0 for no limit.
@@ -62,6 +63,7 @@ class Settings:
   hang_seconds: float = 600.0
   price_input: float = 1.0
   price_output: float = 4.0
+  price_batch: float = 0.5
   batch_seconds: float = 1.0
   batch_tokens: int = 0
   rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -224,18 +226,18 @@ class Service:
     choices = self._choices(request, asked, *key)
     prompt_tokens = count_tokens(body)
     completion_tokens = sum(choice.pop("tokens") for choice in choices)
-    settings = self.settings
+    share = self.settings.price_batch if in_batch else 1.0
+    cost = (
+      prompt_tokens * self.settings.price_input
+      + completion_tokens * self.settings.price_output
+    )
     self._responses += 1
     record |= {
       "id": f"chatcmpl-{self._name}-{self._responses}",
       "choices": choices,
       "prompt_tokens": prompt_tokens,
       "completion_tokens": completion_tokens,
-      "cost": (
-        prompt_tokens * settings.price_input
-        + completion_tokens * settings.price_output
-      )
-      / 1e6,
+      "cost": share * cost / 1e6,
     }
     return Reply(200, _completion(record, request.model), fault, record)
 

@@ -82,6 +82,17 @@ class AnnotatorTest(ServerTestCase):
     answer = self.answer(user(3, EVERY, first=1))
     self.assertEqual([u["number"] for u in answer["utterances"]], [2, 3])
 
+  def test_a_dialogue_without_a_line_of_its_own(self):
+    corpus = [
+      dialogue("first", ("Hm.", ["ask"]), ("So?", ["ask"])),
+      dialogue("second", ("Oh.", ["ask"]), ("Yes.", ["ask"])),
+      dialogue("mixed", ("Hm.", ["tell"]), ("Yes.", ["thank"])),
+    ]
+    self.serve(corpus, noise=0)
+    answer = self.answer(user(2, EVERY, of=corpus))
+    found = [entry["label"] for entry in answer["utterances"]]
+    self.assertEqual(found, ["tell", "thank"])
+
   def test_none_and_several_classes(self):
     corpus = [dialogue("d", ("Oh?", ["ask", "thank"]), ("Well.", []))]
     offers = OPTIONS + "\n- nothing: of these"

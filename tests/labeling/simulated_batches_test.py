@@ -68,7 +68,7 @@ class BatchesTest(ServerTestCase):
     return by_name
 
   def test_completed(self):
-    self.serve(noise=0, batch_seconds=0.1)
+    self.serve(noise=0, batch_seconds=0.1, price_input=2, price_batch=0.25)
     batch = self.start(lines(BODIES), {"name": "first"})
     self.assertEqual(batch.status, "validating")
     self.assertEqual(batch.expires_at - batch.created_at, 24 * 3600)
@@ -91,7 +91,10 @@ class BatchesTest(ServerTestCase):
       self.assertEqual(record["id"], reply["id"])
       self.assertEqual(record["batch"], batch.id)
       self.assertTrue(record["delivered"])
-      self.assertGreater(record["cost"], 0)
+      prompt, answer = record["prompt_tokens"], record["completion_tokens"]
+      self.assertAlmostEqual(
+        record["cost"], (2 * prompt + 4 * answer) / 1e6 * 0.25
+      )
       text = reply["choices"][0]["message"]["content"]
       self.assertEqual(record["choices"][0]["text"], text)
       self.assertLen(json.loads(text)["utterances"], 2)
@@ -139,6 +142,8 @@ class BatchesTest(ServerTestCase):
       name = record["custom_id"]
       self.assertEqual(record["cost"] > 0, name in output)
       self.assertEqual(record["failure"] == "expired", name in expired)
+    failures = {r["failure"] for r in self.server.log}
+    self.assertEqual(failures, {None, "expired", "server_error"})
     statuses = [r["status"] for r in self.server.log]
     self.assertBetween(statuses.count(500), 2, 16)
 
