@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import time
 
@@ -48,10 +47,6 @@ class BatchesTest(ServerTestCase):
       completion_window="24h",
       metadata=metadata,
     )
-
-  def change(self, **settings):
-    service = self.server.service
-    service.settings = dataclasses.replace(service.settings, **settings)
 
   def wait(self, batch):
     end = time.monotonic() + 10
@@ -129,7 +124,7 @@ class BatchesTest(ServerTestCase):
   def test_expired_and_failed_requests(self):
     # There is no connection to lose in a batch.
     rates = {"expired": 0.3, "server_error": 0.2, "drop_before": 0.2}
-    self.serve(batch_seconds=2)
+    self.serve(batch_seconds=1)
     batch = self.start(lines(BODIES))
     self.change(rates=rates)  # not for the calls about it
     end = time.monotonic() + 10

@@ -208,6 +208,7 @@ class FaultsTest(ServerTestCase):
     self.assertLen(limited, 3)
     self.assertEqual(limited[0].response.headers["Retry-After"], "1")
     # Those that were answered are no longer in flight.
+    self.change(latency=0)
     self.ask(user(0, LAST))
 
   def test_rates_and_the_log_under_all_faults(self):
