@@ -1,5 +1,6 @@
 """A corpus, requests about it, and a server that answers them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -94,6 +95,11 @@ class ServerTestCase(parameterized.TestCase):
     )
     self.client = self._client.with_options(base_url=self.server.url)
     return self.server
+
+  def change(self, **settings):
+    """Changes settings of the server that runs."""
+    service = self.server.service
+    service.settings = dataclasses.replace(service.settings, **settings)
 
   def ask(self, text, **more):
     return self.client.chat.completions.create(**body(text, **more))

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import time
 
@@ -125,11 +124,13 @@ class BatchesTest(ServerTestCase):
   def test_expired_and_failed_requests(self):
     # There is no connection to lose in a batch.
     rates = {"expired": 0.3, "server_error": 0.2, "drop_before": 0.2}
-    self.serve(batch_seconds=0.2)
+    self.serve(batch_seconds=1)
     batch = self.start(lines(BODIES))
-    self.set_rates(rates)  # not for the calls about it
-    time.sleep(0.5)
-    self.set_rates({})
+    self.change(rates=rates)  # not for the calls about it
+    end = time.monotonic() + 10
+    while not self.server.log and time.monotonic() < end:
+      time.sleep(0.01)
+    self.change(rates={})
     batch = self.client.batches.retrieve(batch.id)
     self.assertEqual(batch.status, "expired")
     self.assertIsNotNone(batch.expired_at)
@@ -162,7 +163,7 @@ class BatchesTest(ServerTestCase):
       self.client.batches.cancel(batch.id)
 
   def test_queue_limit(self):
-    self.serve(batch_seconds=1, batch_tokens=5_000)
+    self.serve(batch_seconds=3, batch_tokens=5_000)
     tokens = self.ask(BODIES[0]["messages"][0]["content"]).usage.prompt_tokens
     fits = 5_000 // tokens
     first = self.start(lines(BODIES[:1] * (fits - 1)))
@@ -172,6 +173,7 @@ class BatchesTest(ServerTestCase):
     self.assertIsNone(second.output_file_id)
     self.client.batches.cancel(first.id)
     self.wait(first)
+    self.change(batch_seconds=0)
     third = self.wait(self.start(lines(BODIES[:2])))
     self.assertEqual(third.status, "completed")
 
@@ -227,16 +229,12 @@ class BatchesTest(ServerTestCase):
       ("server_error", openai.InternalServerError, 0),
       ("drop_after", openai.APIConnectionError, 1),
     ):
-      self.set_rates({fault: 1.0})
+      self.change(rates={fault: 1.0})
       with self.assertRaises(error):
         create()
-      self.set_rates({})
+      self.change(rates={})
       found = [b.metadata["name"] for b in self.client.batches.list()]
       self.assertEqual(found, ["lost"] * left)
-
-  def set_rates(self, rates):
-    service = self.server.service
-    service.settings = dataclasses.replace(service.settings, rates=rates)
 
   @parameterized.parameters(
     ({"endpoint": "/v1/embeddings"}, "endpoint"),
