@@ -26,6 +26,35 @@ def get_config() -> config_dict.ConfigDict:
   config.votes.none_label = "none"  # the answer "none of the classes"
   config.votes.split = "train"  # the split that was voted on
 
+  config.labeling = config_dict.ConfigDict()
+  config.labeling.endpoint = "https://api.openai.com/v1"
+  config.labeling.model = ""
+  config.labeling.bank = "generic"  # of labeling/prompts/, or a file's path
+  config.labeling.prompts = ()  # ids in the bank; () draws from all
+  config.labeling.votes = 10  # N answers about every utterance
+  config.labeling.temperature = 1.0
+  config.labeling.top_p = 1.0
+  config.labeling.top_k = 0  # 0 does not send it
+  config.labeling.max_tokens = 2_048  # of an answer
+  config.labeling.max_tokens_name = "max_completion_tokens"  # in the request
+  config.labeling.extra_body = config_dict.ConfigDict()  # other fields of it
+  config.labeling.structured = "auto"  # a JSON schema where it can; or "never"
+  config.labeling.context_turns = 8  # utterances shown before those asked about
+  config.labeling.utterances_per_request = 40
+  config.labeling.concurrency = 32
+  config.labeling.requests_per_minute = 0  # 0: no limit
+  config.labeling.tokens_per_minute = 0
+  config.labeling.timeout = 120.0  # seconds
+  config.labeling.max_tries = 4  # of an answer, in one run
+  config.labeling.price_input = 0.0  # money for a million tokens
+  config.labeling.price_output = 0.0
+  config.labeling.price_batch = 0.5  # share of these that the Batch API takes
+  config.labeling.batch_requests = 50_000  # of one batch
+  config.labeling.batch_bytes = 190_000_000
+  config.labeling.batch_tokens = 0  # waiting in all batches; 0: no limit
+  config.labeling.batch_poll = 30.0  # seconds
+  config.labeling.api_key_variable = "OPENAI_API_KEY"
+
   config.segments = config_dict.ConfigDict()
   # Utterances a segment spans, its own included; None: all that fit.
   config.segments.window = config_dict.placeholder(int)

@@ -13,6 +13,7 @@ def get_config():
   config = common.get_config()
   config.dataset.name = "dailydialog"
   config.dataset.options.labels = "act"  # or "emotion"
+  config.labeling.bank = "dailydialog_act"
   # The reader names the two speakers, who take turns, A and B.
   config.segments.speaker_tokens.A = "[USR]"
   config.segments.speaker_tokens.B = "[SYS]"

@@ -14,6 +14,8 @@ def get_config():
   config.dataset.options.validation = 200
   config.dataset.options.test = 200
 
+  config.labeling.bank = "support"
+
   config.segments.window = 2
   config.segments.max_length = 48
   config.segments.buckets = (16, 24, 32)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 _LOG = logging.getLogger(__name__)
@@ -27,7 +28,15 @@ def run(main: Callable[[Sequence[str]], None], required: Sequence[str]) -> None:
     required: names of flags that must be given.
   """
   flags.mark_flags_as_required(required)
-  app.run(main, flags_parser=_parse_flags)
+
+  def run_quietly(argv):
+    if not flags.FLAGS["verbosity"].present:
+      absl_logging.set_verbosity(absl_logging.WARNING)  # others' news
+      for package in ("ppl_jax", "labeling"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    main(argv)
+
+  app.run(run_quietly, flags_parser=_parse_flags)
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

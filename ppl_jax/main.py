@@ -13,7 +13,6 @@ import pathlib
 
 import jax
 from absl import flags
-from absl import logging as absl_logging
 
 from ppl_jax import commands, train
 from ppl_jax import inputs as inputs_lib
@@ -28,8 +27,6 @@ def main(argv):
   """Runs training with the flags."""
   commands.refuse_arguments(argv)
   config = commands.CONFIG.value
-  absl_logging.set_verbosity(absl_logging.WARNING)  # others' news
-  logging.getLogger("ppl_jax").setLevel(logging.INFO)
   _LOG.info("JAX %s on %s", jax.__version__, jax.devices())
   _keep_memory()
   # A restart, and the next run alike, need not compile again.

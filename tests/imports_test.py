@@ -148,8 +148,13 @@ def later():
     )
     program = f"""
 import importlib, sys
+from absl import flags
+shared = set(flags.FLAGS)
 for name in {light}:
   importlib.import_module(name)
+  # Two commands may have a flag of one name: they are never one process.
+  for flag in set(flags.FLAGS) - shared:
+    delattr(flags.FLAGS, flag)
   loaded = [m for m in {HEAVY} if m in sys.modules]
   assert not loaded, f"{{name}} loads {{loaded}}"
 """

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import pathlib
 import random
@@ -72,6 +73,27 @@ class VotesTest(parameterized.TestCase):
   def test_only_votes_for_none_are_a_score_of_zero(self):
     counted = self._count(_vote(label="none"))
     np.testing.assert_array_equal(counted.rows["d0"].score[0], [0, 0])
+
+  def test_several_files(self):
+    other = self.path.with_name("more.jsonl.gz")
+    other.write_bytes(gzip.compress(json.dumps(_vote(annotator="p2")).encode()))
+    self.path.write_text(json.dumps(_vote()))
+    read = votes.read_votes([self.path, other], SPLIT, CLASSES, "none")
+    counted = votes.to_scores(read, dataset="d", split="train")
+    self.assertEqual(counted.rows["d0"].votes[0, 0], 2)
+    self.assertEqual(
+      counted.metadata["votes"]["sources"],
+      [
+        {
+          "file": path.name,
+          "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in (self.path, other)
+      ],
+    )
+    other.write_bytes(gzip.compress(b""))
+    with self.assertRaisesRegex(ValueError, f"^{other}: .*got none"):
+      votes.read_votes([self.path, other], SPLIT, CLASSES, "none")
 
   def test_order_of_lines_does_not_matter(self):
     shuffled = random.Random(0)

@@ -17,6 +17,7 @@ from ml_collections import config_dict
 
 def get_config():
   return config_dict.ConfigDict({
+    "seed": 0,
     "dataset": {
       "name": "jsonl",
       "source": "",
@@ -127,6 +128,79 @@ class ScoresCommandTest(absltest.TestCase):
     self.assertIn(f"error: {votes}, line 2: ", run.stderr)
     self.assertNotIn("Traceback", run.stderr)
     self.assertFalse((self.folder / "scores.parquet").exists())
+
+  def _simulate(self):
+    """30 dialogues; of five annotators two are good, the rest say tell."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(["ask", "tell"], (30, 4))
+    self._write_train(*labels.tolist())
+    self._write_votes(
+      *(
+        (f"d{d}", i, f"p{a}", labels[d, i] if rng.random() < skill else "tell")
+        for a, skill in enumerate((0.95, 0.9, 0.2, 0.2, 0.1))
+        for d, i in np.ndindex(labels.shape)
+      )
+    )
+
+  @staticmethod
+  def _share(stdout):
+    (line,) = (li for li in stdout.splitlines() if "is gold: " in li)
+    return float(line.split()[-1].rstrip("%"))
+
+  def test_aggregations(self):
+    self._simulate()
+    ids = self.folder / "ids.txt"
+    ids.write_text("".join(f"d{d}\n\n" for d in range(10)))
+    right = {}
+    for method in ("uniform", "dawid_skene", "gold"):
+      run = self._run(f"--aggregation={method}", f"--gold_ids={ids}")
+      self.assertEqual(run.returncode, 0, run.stderr)
+      self.assertIn("scored: 120 of 120 utterances in 30 of 30", run.stdout)
+      self.assertIn(
+        "gold of 10 dialogues is set aside; of the other 20:", run.stdout
+      )
+      right[method] = self._share(run.stdout)
+      read = scores.read_scores(self.folder / "scores.parquet")
+      self.assertEqual(read.metadata["aggregation"]["method"], method)
+      self.assertEqual(
+        read.metadata["votes"]["sources"][0]["file"], "votes.jsonl"
+      )
+      score_UxC = np.concatenate([row.score for row in read.rows.values()])
+      gold = [
+        [u["label"] == name for name in ("ask", "tell")]
+        for line in (self.folder / "train.jsonl").read_text().splitlines()
+        for u in json.loads(line)["utterances"]
+      ]
+      # What is printed is of the last 20 dialogues alone.
+      agree = score_UxC.argmax(axis=1) == np.argmax(gold, axis=1)
+      self.assertAlmostEqual(100 * agree[40:].mean(), right[method], delta=0.05)
+      counts = [row.valid for row in read.rows.values()]
+      np.testing.assert_array_equal(np.concatenate(counts), 5)
+    self.assertGreater(right["dawid_skene"], right["uniform"] + 10)
+    self.assertGreater(right["gold"], right["uniform"] + 10)
+    told = read.metadata["aggregation"]
+    self.assertEqual(told["gold_dialogues"], [f"d{d}" for d in range(10)])
+    self.assertIn(f"temperature {told['temperature']:.2f}", run.stdout)
+
+  def test_several_files(self):
+    more = self.folder / "more.jsonl"
+    vote = {"dialogue_id": "d1", "utterance": 0, "annotator": "p9"}
+    more.write_text(json.dumps({**vote, "label": "tell"}))
+    run = self._run(f"--votes={more}")
+    self.assertEqual(run.returncode, 0, run.stderr)
+    self.assertIn("votes: 6, of which 2 unusable", run.stdout)
+
+  def test_refuses_gold(self):
+    for flags, message in (
+      (["--aggregation=gold"], "needs gold, got neither"),
+      (["--gold_ids=ids.txt", "--gold_dialogues=1"], "got both"),
+      (["--gold_dialogues=3"], "and gold, 2, got 3"),
+    ):
+      run = self._run(*flags)
+      self.assertNotEqual(run.returncode, 0)
+      self.assertRegex(run.stderr, f"error: .*{message}")
+      self.assertNotIn("Traceback", run.stderr)
+      self.assertFalse((self.folder / "scores.parquet").exists())
 
   def test_refuses_settings(self):
     run = self._run("--config.votes.split=test")

@@ -1,0 +1,371 @@
+"""Asks through the Batch API: the same plan, in files, at a lower price.
+
+A batch is kept in the store before it is handed over, under a name of ours
+that goes along as metadata, so that a restart finds it at the server, even one
+that was killed between the two. What a batch did not bring, because
+requests failed or it expired, goes into the next one, and nothing else does.
+"""
+
+import asyncio
+import collections
+import dataclasses
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+
+import openai
+
+from labeling import ask, limits
+from labeling.plan import Request
+from labeling.settings import Settings
+from labeling.store import Outcome, Store
+
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_METADATA = "ppl_jax_batch"
+_URL = "/v1/chat/completions"
+_NOT_BROUGHT = ask.Reply(ask.Status.MISSING, detail="not in the batch's output")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class _Task:
+  """Samples of a request that are still to be asked for."""
+
+  request: Request
+  samples: tuple[int, ...]
+  tries: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+  """A request within a batch; `task` is None until the plan comes to it."""
+
+  key: str
+  samples: tuple[int, ...]
+  reserved: float
+  task: _Task | None
+
+
+@dataclasses.dataclass
+class _Batch:
+  """A batch at the server.
+
+  Attributes:
+    name: ours.
+    remote: the server's.
+    tokens: of its requests and answers, at most.
+    calls: by their number in the store.
+  """
+
+  name: str
+  remote: str
+  tokens: int
+  calls: dict[int, _Call]
+
+
+class BatchAsker:
+  """Like `ask.Asker`, through the Batch API.
+
+  Args:
+    client: with retries of its own turned off.
+    settings: limits and prices.
+    store: keeps the answers.
+    budget: of the run.
+    on_change: called whenever something came back, with the progress.
+  """
+
+  def __init__(
+    self,
+    client: openai.AsyncOpenAI,
+    settings: Settings,
+    store: Store,
+    budget: limits.Budget,
+    on_change: Callable[[ask.Progress], None] = lambda progress: None,
+  ):
+    self._client, self._settings = client, settings
+    self._store, self._budget = store, budget
+    self._on_change = on_change
+    self.progress = ask.Progress()
+    self._open: list[_Batch] = []
+    self._again: collections.deque[_Task] = collections.deque()
+    self._asked: set[str] = set()  # keys of requests that are under way
+    self._stopping = False
+    self._takes_n = True
+    self._takes_schema = settings.structured != "never"
+
+  @property
+  def in_flight(self) -> int:
+    """Requests in batches that are not collected yet."""
+    return sum(len(batch.calls) for batch in self._open)
+
+  def stop(self) -> bool:
+    """Hands over no more batches; says whether that is news."""
+    news, self._stopping = not self._stopping, True
+    return news
+
+  async def run(self, requests: Iterator[Request]) -> bool:
+    """Asks for what the store lacks; see `ask.Asker.run`.
+
+    A stopped run leaves its batches at the server; the next one collects them.
+    """
+    await self._adopt()
+    tasks = self._lacking(requests)
+    if self._open:  # answers can be read once the plan has told the questions
+      tasks = iter(list(tasks))
+    ahead = next(tasks, None)
+    while ahead is not None or self._again or self._open:
+      if self._stopping:
+        return False
+      if ahead is not None or self._again:
+        ahead = await self._hand_over(ahead, tasks)
+      collected = [await self._collect(batch) for batch in list(self._open)]
+      if self._open and not any(collected):
+        await asyncio.sleep(self._settings.batch_poll)
+    return True
+
+  async def _adopt(self) -> None:
+    """Finds the batches of an earlier run at the server."""
+    known = self._store.open_batches()
+    remotes = {name: remote for name, remote, _ in known if remote}
+    if len(remotes) < len(known):
+      async for remote in self._client.batches.list():
+        name = (remote.metadata or {}).get(_METADATA)
+        if name is not None:
+          remotes.setdefault(name, remote.id)
+    for name, _, tokens in known:
+      calls = {
+        call: _Call(key, samples, reserved, None)
+        for key, (call, samples, reserved) in self._store.batch_calls(
+          name
+        ).items()
+      }
+      if name in remotes:
+        self._store.name_batch(name, remotes[name])
+        self._open.append(_Batch(name, remotes[name], tokens, calls))
+        for call in calls.values():
+          self._budget.adopt(call.reserved)
+      else:  # killed before it was handed over
+        with self._store.transaction():
+          for number, call in calls.items():
+            self._store.finish(
+              number, call.key, Outcome(ask.Status.MISSING, 0.0, "not sent"), []
+            )
+          self._store.end_batch(name)
+        self._budget.spent = self._store.spent()
+
+  def _lacking(self, requests: Iterator[Request]) -> Iterator[_Task]:
+    """Yields what is neither in the store nor under way."""
+    adopted = {
+      call.key: (batch, number)
+      for batch in self._open
+      for number, call in batch.calls.items()
+    }
+    for request in requests:
+      self._store.ask(request, self._settings.endpoint)
+      if request.key in self._asked:  # a dialogue of equal text
+        continue
+      samples = self._store.missing(request)
+      if request.key in adopted:
+        batch, number = adopted[request.key]
+        call = batch.calls[number]
+        task = _Task(request, call.samples)
+        batch.calls[number] = dataclasses.replace(call, task=task)
+        samples = tuple(s for s in samples if s not in call.samples)
+      if samples:
+        self._asked.add(request.key)
+        yield _Task(request, samples)
+
+  async def _hand_over(
+    self, ahead: _Task | None, tasks: Iterator[_Task]
+  ) -> _Task | None:
+    """Hands one batch to the server; returns the task that did not fit."""
+    settings, lines, calls, size = self._settings, [], {}, 0
+    name = uuid.uuid4().hex
+    waiting = tokens = sum(batch.tokens for batch in self._open)
+    with self._store.transaction():
+      while len(lines) < settings.batch_requests:
+        task = self._again.popleft() if self._again else ahead
+        if task is None:
+          break
+        own = task is not ahead
+        if not self._takes_n and len(task.samples) > 1:
+          for sample in task.samples[1:]:
+            self._again.append(_Task(task.request, (sample,), task.tries))
+          task.samples = task.samples[:1]
+        line = self._line(task)
+        room = self._bound(task)
+        reserved = settings.price_batch * settings.cost(*room)
+        fits = size + len(line) < settings.batch_bytes and (
+          not settings.batch_tokens
+          or tokens + sum(room) <= settings.batch_tokens
+        )
+        if not fits and not lines and not self._open:
+          raise ValueError(
+            "A request must fit into a batch alone, got one of"
+            f" {len(line)} bytes and up to {sum(room)} tokens. Raise"
+            " config.labeling.batch_bytes or batch_tokens, or lower max_tokens."
+          )
+        if fits and not self._budget.try_reserve(reserved):
+          fits = False
+          if not lines and not self._open:
+            self.stop()
+        if not fits:
+          if own:
+            self._again.appendleft(task)
+          break
+        number = self._store.begin(
+          task.request.key, task.samples, reserved, name
+        )
+        calls[number] = _Call(task.request.key, task.samples, reserved, task)
+        lines.append(line.replace(b"CALL", str(number).encode(), 1))
+        size += len(line)
+        tokens += sum(room)
+        if not own:
+          ahead = next(tasks, None)
+      if lines:
+        self._store.begin_batch(name, tokens - waiting)
+    if lines:
+      batch = _Batch(name, "", tokens - waiting, calls)
+      await self._send(batch, b"".join(lines))
+    return ahead
+
+  def _line(self, task: _Task) -> bytes:
+    """Returns a line of the input file, with CALL for the call's number."""
+    body = dict(task.request.body)
+    if len(task.samples) > 1:
+      body["n"] = len(task.samples)
+    if self._takes_schema:
+      body["response_format"] = task.request.response_format()
+    line = {"custom_id": "CALL", "method": "POST", "url": _URL, "body": body}
+    return json.dumps(line).encode() + b"\n"
+
+  def _bound(self, task: _Task) -> tuple[int, int]:
+    """Returns the most tokens of a request and of its answers."""
+    answers = len(task.samples) * self._settings.max_tokens
+    return task.request.prompt_tokens_bound(), answers
+
+  async def _send(self, batch: _Batch, content: bytes) -> None:
+    """Uploads a batch and has the server start it."""
+    try:
+      file = await self._client.files.create(
+        file=(f"{batch.name}.jsonl", content), purpose="batch"
+      )
+      remote = await self._client.batches.create(
+        input_file_id=file.id,
+        endpoint=_URL,
+        completion_window="24h",
+        metadata={_METADATA: batch.name},
+      )
+    except openai.APIStatusError as error:
+      reply = ask.refused(error)  # raises where it is no use
+      await self._end(batch, {}, reply)
+      await asyncio.sleep(
+        max(self._settings.batch_poll, reply.retry_after or 0)
+      )
+      return
+    except openai.APIConnectionError as error:
+      # It may have been started all the same: only a look at the list tells.
+      await asyncio.sleep(self._settings.batch_poll)
+      found = None
+      async for remote in self._client.batches.list():
+        if (remote.metadata or {}).get(_METADATA) == batch.name:
+          found = remote
+      if found is None:
+        reply = ask.Reply(ask.Status.CONNECTION, detail=str(error))
+        await self._end(batch, {}, reply)
+        return
+      remote = found
+    batch.remote = remote.id
+    self._store.name_batch(batch.name, remote.id)
+    self._open.append(batch)
+
+  async def _collect(self, batch: _Batch) -> bool:
+    """Takes in what a batch brought, if it ended; says whether it did."""
+    try:
+      remote = await self._client.batches.retrieve(batch.remote)
+      if remote.status not in _ENDED:
+        return False
+      replies = {}
+      for file in (remote.output_file_id, remote.error_file_id):
+        if file:
+          content = await self._client.files.content(file)
+          replies |= _replies(content.content)
+    except openai.APIStatusError as error:
+      ask.refused(error)
+      return False
+    except openai.APIConnectionError:
+      return False
+    rest = _NOT_BROUGHT
+    if remote.errors and remote.errors.data:
+      detail = "; ".join(str(e.message) for e in remote.errors.data)
+      _LOG.warning("Batch %s %s: %s", remote.id, remote.status, detail)
+      rest = dataclasses.replace(rest, detail=detail)
+    self._open.remove(batch)
+    await self._end(batch, replies, rest)
+    return True
+
+  async def _end(
+    self, batch: _Batch, replies: Mapping[int, ask.Reply], rest: ask.Reply
+  ) -> None:
+    """Keeps all that a batch brought, in one transaction."""
+    settled = []
+    with self._store.transaction():
+      for number, call in batch.calls.items():
+        reply = replies.get(number, rest)
+        cost = 0.0  # what is not in the output is not charged
+        if reply.usage is not None:
+          cost = self._settings.price_batch * self._settings.cost(*reply.usage)
+        answers = []
+        if call.task is not None:
+          answers = ask.answers_of(
+            call.task.request, call.samples, reply.choices
+          )
+        ask.keep(
+          self._store, self.progress, number, call.key, reply, cost, answers
+        )
+        settled.append((call, reply, answers, cost))
+      self._store.end_batch(batch.name)
+    for call, reply, answers, cost in settled:
+      await self._budget.settle(call.reserved, cost)
+      if call.task is not None:
+        self._follow_up(call, reply, answers)
+    self._on_change(self.progress)
+
+  def _follow_up(self, call: _Call, reply: ask.Reply, answers) -> None:
+    """Puts into the next batch what this one did not bring."""
+    tries = call.task.tries + 1
+    if answers and len(answers) < len(call.samples):
+      self._takes_n = False
+    if reply.status == ask.Status.REJECTED and self._takes_schema:
+      self._takes_schema = False
+    valid = {a.sample for a in answers if a.status == ask.Status.VALID}
+    missing = tuple(s for s in call.samples if s not in valid)
+    if not missing:
+      self._asked.discard(call.key)
+    elif tries < self._settings.max_tries:
+      self._again.append(_Task(call.task.request, missing, tries))
+    else:
+      self._asked.discard(call.key)
+      self.progress.given_up += len(missing)
+
+
+def _replies(content: bytes) -> dict[int, ask.Reply]:
+  """Reads a batch's output or error file; broken lines bring nothing."""
+  replies = {}
+  for line in content.splitlines():
+    try:
+      fields = json.loads(line)
+      number = int(fields["custom_id"])
+      response = fields.get("response") or {}
+      code = response.get("status_code")
+      if code == 200:
+        reply = ask.read_reply(response["body"])
+      else:
+        error = fields.get("error") or response.get("body")
+        status = ask.status_of(code if isinstance(code, int) else 500)
+        reply = ask.Reply(status, detail=json.dumps(error)[:1000])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+      continue
+    replies[number] = reply
+  return replies

@@ -1,0 +1,1 @@
+"""The prompt banks that come with the package, one YAML file a task."""

@@ -1,0 +1,292 @@
+r"""Looks at, tries and improves the prompts of a bank.
+
+    python -m labeling.prompts list --bank=support
+    python -m labeling.prompts show --bank=support --prompt=ID --config=C
+    python -m labeling.prompts score --config=C --votes=V.sqlite
+    python -m labeling.prompts improve --config=C --votes=V.sqlite \
+      --output=bank.yaml --keep=5
+
+`score` asks with every prompt about --gold_dialogues dialogues that have gold
+and prints how good each one is. `improve` has the LLM write new wordings from
+the mistakes, tries them on dialogues it did not see, and writes the best
+prompts to a bank of your own, each with where it came from. Both stay within
+--max_cost, and neither pays twice for what --votes holds.
+"""
+
+import asyncio
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import openai
+import tqdm
+import yaml
+from absl import app, flags
+
+from labeling import ask, limits, render
+from labeling import bank as bank_lib
+from labeling import client as client_lib
+from labeling.plan import Plan
+from labeling.prompts import improve, trial
+from labeling.settings import Settings
+from labeling.store import Store
+from ppl_jax import commands
+from ppl_jax.data import dialogues as dialogues_lib
+
+_BANK = flags.DEFINE_string(
+  "bank", None, "Bank to use instead of the config's."
+)
+_PROMPT = flags.DEFINE_string("prompt", None, "Prompt to show; none: all.")
+_VOTES = flags.DEFINE_string("votes", None, "SQLite file that keeps the votes.")
+_GOLD = flags.DEFINE_integer(
+  "gold_dialogues", 20, "Dialogues with gold to try on.", lower_bound=2
+)
+_MAX_COST = flags.DEFINE_float(
+  "max_cost", None, "Most money to spend, earlier runs into --votes included."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Bank to write (YAML).")
+_KEEP = flags.DEFINE_integer("keep", 5, "Prompts to keep.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "Rounds of new wordings.")
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the command; see the module's text."""
+  jobs = {"list": _list, "show": _show, "score": _score, "improve": _improve}
+  if len(argv) != 2 or argv[1] not in jobs:
+    raise app.UsageError(f"Give one of {', '.join(jobs)}, got {argv[1:]}.")
+  with commands.user_errors():
+    jobs[argv[1]]()
+
+
+def _list() -> None:
+  for name in [_BANK.value] if _BANK.value else bank_lib.names():
+    bank = bank_lib.load(name)
+    print(f"{name}: {bank.about}")
+    print(f"  classes: {', '.join(bank.classes) or 'those of the config'}")
+    for prompt in bank.prompts:
+      examples = f", {len(prompt.examples)} examples" * bool(prompt.examples)
+      print(
+        f"  {prompt.id}: asks {prompt.asks}, options {prompt.option_order}"
+        f"{examples}; {prompt.origin}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+  """A config, read for trying prompts."""
+
+  settings: Settings
+  bank: bank_lib.Bank
+  dataset: dialogues_lib.Dataset
+  gold: tuple[dialogues_lib.Dialogue, ...]
+
+  def plan(self, prompt_id: str) -> Plan:
+    """Returns the requests of one prompt."""
+    settings = dataclasses.replace(self.settings, prompts=(prompt_id,))
+    return Plan(settings, self.bank)
+
+
+def _setting(needs_model: bool = True) -> _Setting:
+  config = commands.CONFIG.value
+  if config is None:
+    raise ValueError(
+      "This needs --config, got none. Name the dataset's config."
+    )
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    if _BANK.value:
+      config.labeling.bank = _BANK.value
+    if not needs_model:
+      config.labeling.model = config.labeling.model or "none"
+  settings = Settings.from_config(config)
+  dataset = dialogues_lib.load_config(config.dataset)
+  bank = bank_lib.for_classes(
+    bank_lib.load(settings.bank),
+    dataset.classes,
+    config.votes.none_label,
+    dataset.task,
+  )
+  split = dataset.splits[config.votes.split]
+  order = np.random.default_rng((config.seed, 5)).permutation(len(split))
+  gold = []
+  for number in order:
+    if len(gold) == _GOLD.value:
+      break
+    dialogue = split[int(number)]
+    if dialogue.labelled.any():
+      gold.append(dialogue)
+  return _Setting(settings, bank, dataset, tuple(gold))
+
+
+def _show() -> None:
+  setting = _setting(needs_model=False)
+  dialogue = (
+    setting.gold[0]
+    if setting.gold
+    else next(iter(setting.dataset.splits["train"]))
+  )
+  shown = (
+    [_PROMPT.value]
+    if _PROMPT.value
+    else [prompt.id for prompt in setting.bank.prompts]
+  )
+  for name in shown:
+    request = list(setting.plan(name).requests(dialogue))[-1]
+    print(f"=== {name}")
+    for message in request.body["messages"]:
+      print(f"--- {message['role']}\n{message['content']}")
+    gold = {
+      i: [
+        c
+        for c, g in zip(setting.bank.classes, dialogue.gold[i], strict=True)
+        if g
+      ]
+      for i in request.question.asked
+    }
+    print(f"--- a right answer\n{render.answer(request.question, gold)}")
+
+
+def _score() -> None:
+  setting = _setting()
+  store = _store()
+  try:
+    trials = asyncio.run(_tried(setting, store, setting.gold))
+  finally:
+    store.close()
+  print(trial.table(trials, setting.dataset.classes))
+
+
+def _store() -> Store:
+  if not _VOTES.value:
+    raise ValueError(
+      "This needs --votes, got none. Name the SQLite file that keeps the votes."
+    )
+  return Store(pathlib.Path(_VOTES.value).expanduser())
+
+
+async def _tried(
+  setting: _Setting,
+  store: Store,
+  dialogues: Sequence[dialogues_lib.Dialogue],
+) -> list[trial.Trial]:
+  """Asks with every prompt about every dialogue; returns how good they are."""
+  plans = [setting.plan(prompt.id) for prompt in setting.bank.prompts]
+  total = sum(
+    plan.answers(d.dialogue_id, len(d.texts))
+    for plan in plans
+    for d in dialogues
+  )
+  client = client_lib.connect(setting.settings)
+  budget = limits.Budget(_MAX_COST.value, store.spent())
+  with tqdm.tqdm(total=total, unit="answer", desc="trying prompts") as bar:
+
+    def show(progress):
+      bar.update(progress.answers[ask.Status.VALID] - bar.n)
+
+    asker = ask.Asker(client, setting.settings, store, budget, show)
+    requests = (
+      r for d in dialogues for plan in plans for r in plan.requests(d)
+    )
+    try:
+      done = await asker.run(requests)
+    finally:
+      await client.close()
+  if not done:
+    raise ValueError(
+      "Trying the prompts must fit into --max_cost, got to"
+      f" {budget.spent:.4f} before the end. Raise it, or lower"
+      " --gold_dialogues."
+    )
+  classes, task = setting.dataset.classes, setting.dataset.task
+  return [trial.judge(plan, store, dialogues, classes, task) for plan in plans]
+
+
+def _improve() -> None:
+  setting = _setting()
+  if not _OUTPUT.value:
+    raise ValueError("This needs --output, got none. Name the bank to write.")
+  store = _store()
+  try:
+    asyncio.run(_rounds(setting, store))
+  finally:
+    store.close()
+
+
+async def _rounds(setting: _Setting, store: Store) -> None:
+  half = len(setting.gold) // 2
+  seen, unseen = setting.gold[:half], setting.gold[half:]
+  classes = setting.dataset.classes
+  for number in range(1, _ROUNDS.value + 1):
+    trials = await _tried(setting, store, seen)
+    prompts = {prompt.id: prompt for prompt in setting.bank.prompts}
+    new = []
+    for one in tqdm.tqdm(trials, desc=f"round {number}", unit="wording"):
+      prompt = prompts[one.prompt_id]
+      try:
+        new.append(await _proposal(setting, store, prompt, one, number))
+      except ValueError as error:
+        tqdm.tqdm.write(f"No new wording of {prompt.id}: {error}")
+    bank = setting.bank.model_copy(
+      update={"prompts": (*setting.bank.prompts, *new)}
+    )
+    setting = dataclasses.replace(setting, bank=bank)
+    trials = await _tried(setting, store, unseen)
+    print(trial.table(trials, classes))
+    best = sorted(trials, key=lambda t: -np.nan_to_num(t.accuracy))
+    keep = [t.prompt_id for t in best[: _KEEP.value]]
+    by_id = {prompt.id: prompt for prompt in bank.prompts}
+    bank = bank.model_copy(update={"prompts": tuple(by_id[n] for n in keep)})
+    setting = dataclasses.replace(setting, bank=bank)
+    _write(bank, pathlib.Path(_OUTPUT.value).expanduser())
+
+
+async def _proposal(
+  setting: _Setting, store: Store, prompt, tried: trial.Trial, number: int
+) -> bank_lib.Prompt:
+  """Has the LLM reword a prompt; paid for like any call."""
+  if not tried.mistakes:
+    raise ValueError("it made no mistake")
+  settings = setting.settings
+  body = {
+    "model": settings.model,
+    "messages": improve.messages(setting.bank, prompt, tried),
+    "temperature": settings.temperature,
+    settings.max_tokens_name: settings.max_tokens,
+    "response_format": improve.response_format(),
+  }
+  size = sum(len(m["content"].encode()) for m in body["messages"])
+  reserved = settings.cost(size + 1_000, settings.max_tokens)
+  budget = limits.Budget(_MAX_COST.value, store.spent())
+  if not budget.try_reserve(reserved):
+    raise ValueError("it does not fit into --max_cost")
+  call = store.begin(f"proposal: {prompt.id}, round {number}", [], reserved)
+  client = client_lib.connect(settings)
+  try:
+    reply = await ask.call(client, body, settings.timeout)
+  except openai.OpenAIError as error:
+    raise ValueError(str(error)) from error
+  finally:
+    await client.close()
+  cost = ask.cost_of(settings, reply)
+  ask.keep(store, ask.Progress(), call, prompt.id, reply, cost, [])
+  if not reply.choices:
+    raise ValueError(reply.detail)
+  return improve.read(
+    setting.bank,
+    prompt,
+    reply.choices[0][0],
+    prompt_id=f"{prompt.id}.{number}",
+    origin=f"reworded from {prompt.id} by {settings.model}, round {number}",
+  )
+
+
+def _write(bank: bank_lib.Bank, path: pathlib.Path) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  values = bank.model_dump(mode="json")
+  path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+  print(f"{path}: {', '.join(prompt.id for prompt in bank.prompts)}")
+
+
+if __name__ == "__main__":
+  commands.run(main, required=[])

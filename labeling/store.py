@@ -1,0 +1,348 @@
+"""The vote store: every question, every call, every answer, in SQLite.
+
+`questions`: what a request asks, of which dialogue; dialogues
+of equal text share a request, and its answers. `calls`: one row a call over
+the network, with the money that was reserved for it before it went out and
+what it cost in the end; while that is unknown, because it is in flight, was
+lost or was killed, the reservation counts as spent. `answers`: one row a
+sampled answer, valid or not, with its raw text and its votes. `batches`: what
+was handed to the Batch API, kept before it is.
+
+All that a call brought is committed in one transaction before it counts.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from labeling import parse
+from labeling.plan import Request
+
+FORMAT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (
+  name TEXT PRIMARY KEY, value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS questions (
+  request TEXT NOT NULL, dialogue_id TEXT NOT NULL, text_sha256 TEXT NOT NULL,
+  endpoint TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+  prompt_sha256 TEXT NOT NULL, class TEXT NOT NULL, first INTEGER NOT NULL,
+  last INTEGER NOT NULL, sampling TEXT NOT NULL,
+  PRIMARY KEY (request, dialogue_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS calls (
+  call INTEGER PRIMARY KEY, request TEXT NOT NULL, samples TEXT NOT NULL,
+  batch TEXT, started REAL NOT NULL, reserved REAL NOT NULL, cost REAL,
+  status TEXT, detail TEXT, latency REAL, prompt_tokens INTEGER,
+  completion_tokens INTEGER
+);
+CREATE INDEX IF NOT EXISTS calls_batch ON calls (batch);
+CREATE INDEX IF NOT EXISTS calls_request ON calls (request);
+CREATE TABLE IF NOT EXISTS batches (
+  batch TEXT PRIMARY KEY, remote TEXT, tokens INTEGER NOT NULL,
+  collected INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (
+  request TEXT NOT NULL, sample INTEGER NOT NULL, call INTEGER NOT NULL,
+  status TEXT NOT NULL, raw TEXT, finish_reason TEXT, votes TEXT,
+  PRIMARY KEY (request, sample, call)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS one_valid ON answers (request, sample)
+  WHERE status = 'valid';
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """One sampled answer as it is stored.
+
+  Attributes:
+    sample: its number.
+    status: what it is.
+    raw: its text as it came.
+    finish_reason: as it came.
+    votes: of a valid answer.
+  """
+
+  sample: int
+  status: parse.Status
+  raw: str | None = None
+  finish_reason: str | None = None
+  votes: tuple[parse.Vote, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a call ended.
+
+  Attributes:
+    status: VALID where there was an answer at all, else why not.
+    cost: money, None where it is not known what the server takes.
+    detail: what the server said, in short.
+    latency: seconds.
+    prompt_tokens: of the request, as the server counts.
+    completion_tokens: of all answers, as the server counts.
+  """
+
+  status: parse.Status
+  cost: float | None
+  detail: str = ""
+  latency: float | None = None
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+
+
+class Store:
+  """A votes file, open for writing by this process alone.
+
+  Args:
+    path: of the SQLite file; made where there is none.
+
+  Raises:
+    ValueError: the file is no vote store, or another process writes to it.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    self.path = pathlib.Path(path)
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._lock = open(f"{self.path}.lock", "w")  # noqa: SIM115, until close
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      self._lock.close()
+      raise ValueError(
+        f"A votes file is written by one process at a time, got {self.path},"
+        " which another one holds. Wait for it, or give each a --shard and a"
+        " file of its own."
+      ) from None
+    self._db = sqlite3.connect(self.path, isolation_level=None)
+    try:
+      self._db.execute("PRAGMA journal_mode = WAL")
+      # A killed process loses nothing; a power cut may lose the last answers.
+      self._db.execute("PRAGMA synchronous = NORMAL")
+      self._db.executescript(_SCHEMA)
+    except sqlite3.DatabaseError as e:
+      self.close()
+      raise ValueError(
+        f"--votes must name a vote store, got {self.path}: {e}. Name another"
+        " file."
+      ) from e
+    found = self.fact("format")
+    if found not in (None, str(FORMAT)):
+      self.close()
+      raise ValueError(
+        f"{self.path} must be of format {FORMAT}, got {found}. Name another"
+        " file, or use the version of the program that wrote it."
+      )
+    self.learn("format", str(FORMAT))
+
+  def close(self) -> None:
+    """Closes the file and lets others write to it."""
+    self._db.close()
+    self._lock.close()
+
+  def fact(self, name: str) -> str | None:
+    """Returns what was found out once, such as what a server can do."""
+    row = self._db.execute(
+      "SELECT value FROM facts WHERE name = ?", (name,)
+    ).fetchone()
+    return row and row[0]
+
+  def learn(self, name: str, value: str) -> None:
+    """Keeps what was found out."""
+    self._db.execute(
+      "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)
+    )
+
+  def missing(self, request: Request) -> tuple[int, ...]:
+    """Returns the samples without a valid answer, in order."""
+    rows = self._db.execute(
+      "SELECT sample FROM answers WHERE request = ? AND status = 'valid'",
+      (request.key,),
+    )
+    done = {sample for (sample,) in rows}
+    return tuple(s for s in request.samples if s not in done)
+
+  def ask(self, request: Request, endpoint: str) -> None:
+    """Keeps what a request asks, and of which dialogue."""
+    question, body = request.question, request.body
+    known = self._db.execute(
+      "SELECT 1 FROM questions WHERE request = ? AND dialogue_id = ?",
+      (request.key, question.dialogue_id),
+    ).fetchone()
+    if known:
+      return
+    sampling = {k: v for k, v in body.items() if k not in ("model", "messages")}
+    self._db.execute(
+      "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      (
+        request.key,
+        question.dialogue_id,
+        request.text_sha256,
+        endpoint,
+        body["model"],
+        question.prompt_id,
+        request.prompt_sha256,
+        question.class_name,
+        question.asked[0],
+        question.asked[-1],
+        json.dumps(sampling, sort_keys=True),
+      ),
+    )
+
+  def tries(
+    self, request: Request
+  ) -> list[tuple[int, parse.Status, list[parse.Vote]]]:
+    """Returns (sample, status, votes) of all answers to a request so far."""
+    rows = self._db.execute(
+      "SELECT sample, status, votes FROM answers WHERE request = ?",
+      (request.key,),
+    )
+    return [
+      (
+        sample,
+        parse.Status(status),
+        [
+          parse.Vote(u, tuple(labels))
+          for u, labels in json.loads(votes or "[]")
+        ],
+      )
+      for sample, status, votes in rows
+      if sample in request.samples
+    ]
+
+  def cost(self, request: Request) -> float:
+    """Returns the money that went into a request, lost calls in full."""
+    (total,) = self._db.execute(
+      "SELECT TOTAL(COALESCE(cost, reserved)) FROM calls WHERE request = ?",
+      (request.key,),
+    ).fetchone()
+    return total
+
+  def begin(
+    self,
+    request: str,
+    samples: Sequence[int],
+    reserved: float,
+    batch: str | None = None,
+  ) -> int:
+    """Keeps that a call goes out, and the money it may cost; returns its id."""
+    cursor = self._db.execute(
+      "INSERT INTO calls (request, samples, batch, started, reserved)"
+      " VALUES (?, ?, ?, ?, ?)",
+      (request, json.dumps(list(samples)), batch, time.time(), reserved),
+    )
+    return cursor.lastrowid
+
+  def finish(
+    self, call: int, request: str, outcome: Outcome, answers: Sequence[Answer]
+  ) -> None:
+    """Keeps how a call ended and what it brought, in one transaction."""
+    with self.transaction():
+      self._db.execute(
+        "UPDATE calls SET cost = ?, status = ?, detail = ?, latency = ?,"
+        " prompt_tokens = ?, completion_tokens = ? WHERE call = ?",
+        (
+          outcome.cost,
+          outcome.status,
+          outcome.detail[:1000],
+          outcome.latency,
+          outcome.prompt_tokens,
+          outcome.completion_tokens,
+          call,
+        ),
+      )
+      self._db.executemany(
+        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+          (
+            request,
+            a.sample,
+            call,
+            a.status,
+            a.raw,
+            a.finish_reason,
+            json.dumps([[v.utterance, list(v.labels)] for v in a.votes])
+            if a.status == parse.Status.VALID
+            else None,
+          )
+          for a in answers
+        ],
+      )
+
+  def open_batches(self) -> list[tuple[str, str | None, int]]:
+    """Returns (batch, its id at the server, tokens) of those to collect."""
+    return self._db.execute(
+      "SELECT batch, remote, tokens FROM batches WHERE NOT collected"
+    ).fetchall()
+
+  def begin_batch(self, batch: str, tokens: int) -> None:
+    """Keeps that a batch is about to be handed over."""
+    self._db.execute(
+      "INSERT INTO batches (batch, tokens) VALUES (?, ?)", (batch, tokens)
+    )
+
+  def name_batch(self, batch: str, remote: str) -> None:
+    """Keeps what the server calls a batch."""
+    self._db.execute(
+      "UPDATE batches SET remote = ? WHERE batch = ?", (remote, batch)
+    )
+
+  def end_batch(self, batch: str) -> None:
+    """Keeps that a batch was collected."""
+    self._db.execute(
+      "UPDATE batches SET collected = 1 WHERE batch = ?", (batch,)
+    )
+
+  def batch_calls(
+    self, batch: str
+  ) -> dict[str, tuple[int, tuple[int, ...], float]]:
+    """Returns from request to (call, samples, reserved) of calls not ended."""
+    rows = self._db.execute(
+      "SELECT request, call, samples, reserved FROM calls WHERE batch = ? AND"
+      " status IS NULL",
+      (batch,),
+    )
+    return {
+      request: (call, tuple(json.loads(samples)), reserved)
+      for request, call, samples, reserved in rows
+    }
+
+  @contextlib.contextmanager
+  def transaction(self) -> Iterator[None]:
+    """Keeps all that is written inside of it, or nothing."""
+    if self._db.in_transaction:  # part of a larger one
+      yield
+      return
+    self._db.execute("BEGIN IMMEDIATE")
+    try:
+      yield
+    except BaseException:
+      self._db.execute("ROLLBACK")
+      raise
+    self._db.execute("COMMIT")
+
+  def spent(self) -> float:
+    """Returns the money that went, unknown costs at their reservation."""
+    (total,) = self._db.execute(
+      "SELECT TOTAL(COALESCE(cost, reserved)) FROM calls"
+    ).fetchone()
+    return total
+
+  def counts(self) -> Mapping[str, int]:
+    """Returns how many answers, and calls without one, there are by status."""
+    rows = self._db.execute(
+      "SELECT status, COUNT(*) FROM answers GROUP BY status UNION ALL"
+      " SELECT COALESCE(status, 'lost'), COUNT(*) FROM calls WHERE status IS"
+      " NOT 'valid' GROUP BY status"
+    )
+    counts: dict[str, int] = {}
+    for status, count in rows:
+      counts[status] = counts.get(status, 0) + count
+    return counts

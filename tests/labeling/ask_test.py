@@ -1,0 +1,255 @@
+import asyncio
+import collections
+import os
+import pathlib
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+
+from absl.testing import absltest, parameterized
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+import asking
+
+from labeling import ask, parse
+from labeling.store import Store
+
+SEEDS = int(os.environ.get("LABELING_TEST_SEEDS", "3"))
+CHAOS = {
+  "rate_limit": 0.05,
+  "server_error": 0.05,
+  "drop_before": 0.03,
+  "drop_after": 0.03,
+  "hang": 0.01,
+  "cut": 0.03,
+  "length": 0.03,
+  "off_label": 0.02,
+  "shifted": 0.03,
+  "missing": 0.03,
+  "refusal": 0.03,
+  "empty": 0.03,
+}
+
+
+class AskTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.votes = pathlib.Path(folder) / "votes.sqlite"
+
+  def wanted(self, settings, count=6):
+    return {
+      (r.key, s) for r in asking.requests(settings, count) for s in r.samples
+    }
+
+  def assertTrue_to_the_log(self, settings, log, with_schema=True, count=6):
+    """Every stored vote is a right answer to that very request."""
+    texts = asking.delivered(log)
+    by_key = {r.key: r for r in asking.requests(settings, count)}
+    per_request = collections.defaultdict(list)
+    for (key, _), raw in asking.stored(self.votes).items():
+      per_request[key].append(raw)
+    for key, raws in per_request.items():
+      there = collections.Counter(
+        text
+        for sha in asking.sent(by_key[key], with_schema).values()
+        for text in texts.get(sha, ())
+      )
+      self.assertFalse(collections.Counter(raws) - there)
+
+  def test_asks_for_all_once(self):
+    with asking.server() as server:
+      settings = asking.settings(server.url, price_input=1.0, price_output=4.0)
+      done, progress = asking.label(self.votes, settings)
+      self.assertTrue(done)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      self.assertTrue_to_the_log(settings, server.log)
+      calls = len(server.log)
+      self.assertEqual(progress.requests, calls)
+      store = Store(self.votes)
+      paid = sum(record["cost"] for record in server.log)
+      self.assertAlmostEqual(store.spent(), paid, places=9)
+      store.close()
+      # Again: nothing. More votes: those alone.
+      asking.label(self.votes, settings)
+      self.assertLen(server.log, calls)
+      more = asking.settings(server.url, votes=6)
+      asking.label(self.votes, more)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(more))
+      self.assertEqual(
+        sum(len(r["choices"]) for r in server.log), len(self.wanted(more))
+      )
+
+  @parameterized.parameters(
+    ({"max_n": 1}, True), ({"json_schema": False}, False)
+  )
+  def test_finds_out_what_the_server_can(self, can, with_schema):
+    with asking.server(**can) as server:
+      settings = asking.settings(server.url, concurrency=2)
+      asking.label(self.votes, settings)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      self.assertTrue_to_the_log(settings, server.log, with_schema)
+      refused = [r for r in server.log if r["status"] == 400]
+      self.assertLess(len(refused), 4)
+      before = len(server.log)
+      asking.label(self.votes, asking.settings(server.url, votes=5))
+      again = server.log[before:]
+      self.assertNotEmpty(again)
+      self.assertFalse([r for r in again if r["status"] == 400])
+
+  def test_chaos(self):
+    """30 % of requests fail in every way; three re-runs bring all."""
+    kinds = set()
+    for seed in range(SEEDS):
+      self.votes.unlink(missing_ok=True)
+      with asking.server(
+        rates=CHAOS, seed=seed, retry_after=0.05, hang_seconds=30
+      ) as server:
+        settings = asking.settings(server.url, timeout=0.7, max_tries=3)
+        runs = 0
+        while set(asking.stored(self.votes)) != self.wanted(settings):
+          asking.label(self.votes, settings)
+          runs += 1
+          self.assertLessEqual(runs, 4)
+        self.assertTrue_to_the_log(settings, server.log)
+        failed = [
+          r
+          for r in server.log
+          if r["failure"] or not all(c["faithful"] for c in r["choices"])
+        ]
+        self.assertGreater(len(failed), 0.2 * len(server.log))
+        db = sqlite3.connect(self.votes)
+        kinds |= {s for (s,) in db.execute("SELECT status FROM answers")}
+        kinds |= {s for (s,) in db.execute("SELECT status FROM calls")}
+        db.close()
+    unusable = {"empty", "truncated", "refused", "malformed", "mismatched"}
+    lost = {"rate_limited", "server_error", "connection", "timeout"}
+    self.assertContainsSubset(unusable | lost, kinds)
+
+  def test_never_spends_more_than_the_cap(self):
+    for seed in range(SEEDS):
+      self.votes.unlink(missing_ok=True)
+      cap = random.Random(seed).uniform(0.005, 0.03)
+      with asking.server(
+        rates=CHAOS, seed=seed, retry_after=0.02, hang_seconds=30
+      ) as server:
+        settings = asking.settings(
+          server.url,
+          concurrency=64,
+          timeout=0.5,
+          price_input=1.0,
+          price_output=4.0,
+          max_tokens=500,
+        )
+        done, _ = asking.label(self.votes, settings, max_cost=cap)
+        paid = sum(record["cost"] for record in server.log)
+        self.assertFalse(done)
+        self.assertGreater(paid, 0.0)
+        self.assertLessEqual(paid, cap)
+        # What was lost counts: another run has no more to spend.
+        asking.label(self.votes, settings, max_cost=cap)
+        paid = sum(record["cost"] for record in server.log)
+        self.assertLessEqual(paid, cap)
+
+  @parameterized.parameters(
+    ({"key": "secret"}, "must accept the key, got HTTP 401"),
+    ({"model": "other"}, "must have the model, got HTTP 404"),
+  )
+  def test_stops_at_once_where_all_is_refused(self, server, message):
+    with asking.server(**server) as running:
+      settings = asking.settings(running.url, concurrency=4)
+      with self.assertRaisesRegex(ask.FatalError, message):
+        asking.label(self.votes, settings)
+      self.assertLessEqual(len(running.log), 8)
+
+  def test_slow_answers_do_not_hold_the_others(self):
+    rates = {"hang": 0.05}
+    with asking.server(rates=rates, hang_seconds=30) as server:
+      settings = asking.settings(server.url, timeout=20.0, concurrency=16)
+
+      async def run():
+        store = Store(self.votes)
+        api = asking.client.connect(settings)
+        asker = ask.Asker(api, settings, store, asking.limits.Budget(None, 0.0))
+        task = asyncio.ensure_future(asker.run(iter(asking.requests(settings))))
+        end = time.monotonic() + 6
+        while time.monotonic() < end and asker.progress.requests < 100:
+          await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.close()
+        store.close()
+        return asker.progress.requests
+
+      self.assertGreaterEqual(asyncio.run(run()), 100)
+
+  def test_overload_lowers_the_number_in_flight(self):
+    with asking.server(
+      max_in_flight=4, retry_after=0.02, latency=0.02
+    ) as server:
+      settings = asking.settings(server.url, concurrency=32, max_tries=20)
+      asking.label(self.votes, settings)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      last = server.log[len(server.log) // 2 :]
+      refused = sum(record["status"] == 429 for record in last)
+      self.assertLess(refused, 0.3 * len(last))
+
+  def test_batches_bring_the_same(self):
+    with asking.server(batch_seconds=0.1) as server:
+      settings = asking.settings(
+        server.url, batch_requests=20, price_input=1.0, price_output=4.0
+      )
+      done, _ = asking.label(self.votes, settings, through_batches=True)
+      self.assertTrue(done)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      self.assertTrue_to_the_log(settings, server.log)
+      self.assertTrue(all(record["batch"] for record in server.log))
+      before = len(server.log)
+      asking.label(self.votes, settings)
+      self.assertLen(server.log, before)
+
+  def test_batches_resubmit_only_what_is_missing(self):
+    rates = {"expired": 0.1, "cut": 0.1, "server_error": 0.1}
+    with asking.server(batch_seconds=0.05, rates=rates) as server:
+      settings = asking.settings(server.url, batch_requests=50, max_tries=12)
+      asking.label(self.votes, settings, through_batches=True)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      self.assertTrue_to_the_log(settings, server.log)
+      right = collections.Counter()
+      for record in server.log:
+        for choice in record["choices"] or ():
+          right[record["custom_id"]] += choice["faithful"]
+      texts = sum(map(len, asking.delivered(server.log).values()))
+      self.assertLen(asking.stored(self.votes), texts)
+
+  def test_batches_wait_for_room_in_the_queue(self):
+    with asking.server(batch_seconds=0.05, batch_tokens=60_000) as server:
+      settings = asking.settings(
+        server.url, batch_tokens=120_000, max_tokens=300
+      )
+      asking.label(self.votes, settings, through_batches=True)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+
+
+class ReadReplyTest(parameterized.TestCase):
+  @parameterized.parameters(
+    None, 3, "text", [[]], [{}], [{"choices": None}], [{"choices": 3}]
+  )
+  def test_what_is_no_reply(self, body):
+    self.assertEqual(ask.read_reply(body).status, parse.Status.CONNECTION)
+
+  def test_trusts_nothing(self):
+    reply = ask.read_reply(
+      {
+        "choices": [None, {"message": 3}, {"message": {"content": ["a"]}}],
+        "usage": {"prompt_tokens": "many", "completion_tokens": -1},
+      }
+    )
+    self.assertEqual(reply.choices, ((None, None, None),) * 3)
+    self.assertIsNone(reply.usage)
+
+
+if __name__ == "__main__":
+  absltest.main()
