@@ -79,13 +79,6 @@ def _server(*arguments):
     process.wait()
 
 
-def _bank(config, dataset):
-  bank = bank_lib.load(config.labeling.bank)
-  return bank_lib.for_classes(
-    bank, dataset.classes, config.votes.none_label, dataset.task
-  )
-
-
 def _prompt_id(bank):
   if _PROMPT.value:
     return _PROMPT.value
@@ -114,7 +107,7 @@ async def _plain(settings, requests, _):
 
   async def one(request):
     async with gate:
-      body = {**request.body, "response_format": request.response_format()}
+      body = {**request.body, "response_format": request.response_format}
       reply = await api.chat.completions.create(**body)
       return reply.choices[0].message.content
 
@@ -128,7 +121,9 @@ async def _plain(settings, requests, _):
 
 def _throughput(config, folder):
   dataset = dialogues_lib.load_config(config.dataset)
-  bank = _bank(config, dataset)
+  bank = bank_lib.for_dataset(
+    config.labeling.bank, dataset, config.votes.none_label
+  )
   config.labeling.prompts = (_prompt_id(bank),)
   with _server(f"--latency={_LATENCY.value}") as endpoint:
     config.labeling.endpoint = endpoint
@@ -163,7 +158,9 @@ def _throughput(config, folder):
 
 def _memory(config, folder):
   dataset = dialogues_lib.load_config(config.dataset)
-  prompt = _prompt_id(_bank(config, dataset))
+  prompt = _prompt_id(
+    bank_lib.for_dataset(config.labeling.bank, dataset, config.votes.none_label)
+  )
   peaks = []
   for size in _SIZES.value:
     corpus = f"--config.dataset.options.train={size}"

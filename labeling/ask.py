@@ -5,15 +5,13 @@ import collections
 import dataclasses
 import heapq
 import itertools
-import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import openai
 
-from labeling import limits, parse
+from labeling import chat, limits, parse
 from labeling.plan import Request
 from labeling.settings import Settings
 from labeling.store import Answer, Outcome, Store
@@ -21,146 +19,6 @@ from labeling.store import Answer, Outcome, Store
 Status = parse.Status
 _BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0  # seconds
 _OVERLOAD = (429, 503, 529)
-
-
-class FatalError(ValueError):
-  """The server will refuse every request; says why and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-  """What one call brought.
-
-  Attributes:
-    status: VALID where the server answered, whatever it answered.
-    choices: (text, finish_reason, refusal) of each answer.
-    usage: (prompt tokens, completion tokens), None where not told.
-    code: the HTTP status, 0 where there is none.
-    detail: what went wrong, in short.
-    retry_after: seconds that the server asks to be left alone.
-  """
-
-  status: Status
-  choices: tuple[tuple[str | None, str | None, str | None], ...] = ()
-  usage: tuple[int, int] | None = None
-  code: int = 0
-  detail: str = ""
-  retry_after: float | None = None
-
-
-async def call(
-  client: openai.AsyncOpenAI, body: Mapping[str, Any], timeout: float
-) -> Reply:
-  """Makes one call; knows no retries.
-
-  Args:
-    client: with retries of its own turned off.
-    body: the request.
-    timeout: seconds for all of it.
-
-  Raises:
-    FatalError: the key or the model is refused, or the account is empty.
-  """
-  try:
-    async with asyncio.timeout(timeout):
-      raw = await client.chat.completions.with_raw_response.create(
-        model=body["model"], messages=body["messages"], extra_body=body
-      )
-      reply = json.loads(raw.http_response.content)
-  except (TimeoutError, openai.APITimeoutError):
-    return Reply(Status.TIMEOUT, detail=f"no answer within {timeout:g} s")
-  except openai.APIStatusError as e:
-    return refused(e)
-  except (openai.APIConnectionError, json.JSONDecodeError, ValueError) as e:
-    return Reply(Status.CONNECTION, detail=f"{type(e).__name__}: {e}")
-  return read_reply(reply)
-
-
-def read_reply(reply: Any) -> Reply:
-  """Reads the body of a chat completion, trusting nothing in it."""
-  if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-    return Reply(Status.CONNECTION, detail="the reply has no choices")
-  choices = []
-  for choice in reply["choices"]:
-    choice = choice if isinstance(choice, dict) else {}
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    choices.append(
-      tuple(
-        value if isinstance(value, str) else None
-        for value in (
-          message.get("content"),
-          choice.get("finish_reason"),
-          message.get("refusal"),
-        )
-      )
-    )
-  usage = reply.get("usage")
-  usage = usage if isinstance(usage, dict) else {}
-  tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-  told = all(type(t) is int and t >= 0 for t in tokens)
-  return Reply(Status.VALID, tuple(choices), tokens if told else None)
-
-
-def refused(error: openai.APIStatusError) -> Reply:
-  """Reads an HTTP error.
-
-  Raises:
-    FatalError: trying again is no use.
-  """
-  code = error.status_code
-  told = error.body.get("message") if isinstance(error.body, dict) else None
-  detail = f"HTTP {code}: {str(told or error.message).rstrip('.')}"
-  if code in (401, 403):
-    raise FatalError(
-      f"The server must accept the key, got {detail}. Put the right one into"
-      " the environment variable of config.labeling.api_key_variable."
-    )
-  if code == 404:
-    raise FatalError(
-      f"The server must have the model, got {detail}. Check"
-      " config.labeling.model and config.labeling.endpoint."
-    )
-  if getattr(error, "code", None) == "insufficient_quota":
-    raise FatalError(
-      f"The account must have money left, got {detail}. Fill it up, and run the"
-      " same command again."
-    )
-  return Reply(
-    status_of(code),
-    code=code,
-    detail=detail,
-    retry_after=_retry_after(error.response.headers),
-  )
-
-
-def status_of(code: int) -> parse.Status:
-  """Returns what an HTTP status of an error means."""
-  if code in (408, 504):
-    return Status.TIMEOUT
-  if code == 429:
-    return Status.RATE_LIMITED
-  return Status.SERVER_ERROR if code >= 500 else Status.REJECTED
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-  for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-    try:
-      seconds = float(headers.get(name, "")) / unit
-    except ValueError:  # none, or a date, which no known server sends
-      continue
-    if 0 <= seconds < 3600:
-      return seconds
-  return None
-
-
-def cost_of(settings: Settings, reply: Reply) -> float | None:
-  """Returns what a call took; None where the server may have taken all."""
-  if reply.usage is not None:
-    return settings.cost(*reply.usage)
-  if reply.code and reply.code < 500:
-    return 0.0  # refused before any work was done
-  return None
 
 
 def answers_of(request: Request, samples, choices) -> list[Answer]:
@@ -192,6 +50,7 @@ class Progress:
   """What was done so far in this run.
 
   Attributes:
+    there: answers that the store had already.
     answers: by status, of sampled answers.
     calls: by status, of calls that brought no answer.
     requests: calls that went out.
@@ -199,6 +58,7 @@ class Progress:
     tokens: of questions and of answers, as the server counts.
   """
 
+  there: int = 0
   answers: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
@@ -215,7 +75,7 @@ def keep(
   progress: Progress,
   call: int,
   key: str,
-  reply: Reply,
+  reply: chat.Reply,
   cost: float | None,
   answers: Sequence[Answer],
   latency: float | None = None,
@@ -296,14 +156,14 @@ class Asker:
       money is spent.
 
     Raises:
-      FatalError: the server will refuse every request.
+      chat.FatalError: the server will refuse every request.
     """
     try:
       async with asyncio.TaskGroup() as group:
         for _ in range(self._settings.concurrency):
           group.create_task(self._work(requests))
     except ExceptionGroup as group:
-      fatal = group.subgroup(FatalError)
+      fatal = group.subgroup(chat.FatalError)
       if fatal is None:
         raise
       while isinstance(fatal, ExceptionGroup):
@@ -353,6 +213,7 @@ class Asker:
       if request.key in self._tasks:
         continue
       samples = self._store.missing(request)
+      self.progress.there += len(request.samples) - len(samples)
       if samples:
         self._tasks[request.key] += 1
         return _Task(0.0, next(self._numbers), request, samples)
@@ -389,17 +250,17 @@ class Asker:
       body["n"] = len(samples)
     with_schema = self._takes_schema
     if with_schema:
-      body["response_format"] = request.response_format()
-    bound = request.prompt_tokens_bound()
+      body["response_format"] = request.response_format
+    bound = request.prompt_tokens_bound
     reserved = settings.cost(bound, len(samples) * settings.max_tokens)
     await self._budget.reserve(reserved)
     cost: float | None = 0.0  # until it goes out
     try:
-      async with self._gate.call(sum(request.tokens_estimate())) as started:
+      async with self._gate.call(sum(request.tokens_estimate)) as started:
         number = self._store.begin(request.key, samples, reserved)
         cost = None
-        reply = await call(self._client, body, settings.timeout)
-        cost = cost_of(self._settings, reply)
+        reply = await chat.call(self._client, body, settings.timeout)
+        cost = chat.cost_of(self._settings, reply)
         answers = answers_of(request, samples, reply.choices)
         keep(
           self._store,

@@ -37,6 +37,7 @@ import pydantic
 import yaml
 
 from labeling import answers, bank_errors
+from ppl_jax.data import dialogues as dialogues_lib
 
 _FOLDER = pathlib.Path(__file__).parent / "prompts"
 # Of `string.Template`: from what a prompt asks for to (required, optional).
@@ -333,6 +334,17 @@ def for_classes(
     "multi_label": multi_label,
   }
   return _validate(data, where)
+
+
+def for_dataset(
+  path_or_name: str | os.PathLike[str],
+  dataset: dialogues_lib.Dataset,
+  none_label: str,
+) -> Bank:
+  """Reads a bank and fits it to a dataset; see `load` and `for_classes`."""
+  return for_classes(
+    load(path_or_name), dataset.classes, none_label, dataset.task
+  )
 
 
 def prompt_sha256(bank: Bank, prompt: Prompt) -> str:

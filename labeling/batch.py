@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import openai
 
-from labeling import ask, limits
+from labeling import ask, chat, limits
 from labeling.plan import Request
 from labeling.settings import Settings
 from labeling.store import Outcome, Store
@@ -24,7 +24,9 @@ from labeling.store import Outcome, Store
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _METADATA = "ppl_jax_batch"
 _URL = "/v1/chat/completions"
-_NOT_BROUGHT = ask.Reply(ask.Status.MISSING, detail="not in the batch's output")
+_NOT_BROUGHT = chat.Reply(
+  ask.Status.MISSING, detail="not in the batch's output"
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -166,6 +168,7 @@ class BatchAsker:
       if request.key in self._asked:  # a dialogue of equal text
         continue
       samples = self._store.missing(request)
+      self.progress.there += len(request.samples) - len(samples)
       if request.key in adopted:
         batch, number = adopted[request.key]
         call = batch.calls[number]
@@ -236,14 +239,14 @@ class BatchAsker:
     if len(task.samples) > 1:
       body["n"] = len(task.samples)
     if self._takes_schema:
-      body["response_format"] = task.request.response_format()
+      body["response_format"] = task.request.response_format
     line = {"custom_id": "CALL", "method": "POST", "url": _URL, "body": body}
     return json.dumps(line).encode() + b"\n"
 
   def _bound(self, task: _Task) -> tuple[int, int]:
     """Returns the most tokens of a request and of its answers."""
     answers = len(task.samples) * self._settings.max_tokens
-    return task.request.prompt_tokens_bound(), answers
+    return task.request.prompt_tokens_bound, answers
 
   async def _send(self, batch: _Batch, content: bytes) -> None:
     """Uploads a batch and has the server start it."""
@@ -258,7 +261,7 @@ class BatchAsker:
         metadata={_METADATA: batch.name},
       )
     except openai.APIStatusError as error:
-      reply = ask.refused(error)  # raises where it is no use
+      reply = chat.refused(error)  # raises where it is no use
       await self._end(batch, {}, reply)
       await asyncio.sleep(
         max(self._settings.batch_poll, reply.retry_after or 0)
@@ -272,7 +275,7 @@ class BatchAsker:
         if (remote.metadata or {}).get(_METADATA) == batch.name:
           found = remote
       if found is None:
-        reply = ask.Reply(ask.Status.CONNECTION, detail=str(error))
+        reply = chat.Reply(ask.Status.CONNECTION, detail=str(error))
         await self._end(batch, {}, reply)
         return
       remote = found
@@ -292,7 +295,7 @@ class BatchAsker:
           content = await self._client.files.content(file)
           replies |= _replies(content.content)
     except openai.APIStatusError as error:
-      ask.refused(error)
+      chat.refused(error)
       return False
     except openai.APIConnectionError:
       return False
@@ -306,7 +309,7 @@ class BatchAsker:
     return True
 
   async def _end(
-    self, batch: _Batch, replies: Mapping[int, ask.Reply], rest: ask.Reply
+    self, batch: _Batch, replies: Mapping[int, chat.Reply], rest: chat.Reply
   ) -> None:
     """Keeps all that a batch brought, in one transaction."""
     settled = []
@@ -332,7 +335,7 @@ class BatchAsker:
         self._follow_up(call, reply, answers)
     self._on_change(self.progress)
 
-  def _follow_up(self, call: _Call, reply: ask.Reply, answers) -> None:
+  def _follow_up(self, call: _Call, reply: chat.Reply, answers) -> None:
     """Puts into the next batch what this one did not bring."""
     tries = call.task.tries + 1
     if answers and len(answers) < len(call.samples):
@@ -350,7 +353,7 @@ class BatchAsker:
       self.progress.given_up += len(missing)
 
 
-def _replies(content: bytes) -> dict[int, ask.Reply]:
+def _replies(content: bytes) -> dict[int, chat.Reply]:
   """Reads a batch's output or error file; broken lines bring nothing."""
   replies = {}
   for line in content.splitlines():
@@ -360,11 +363,11 @@ def _replies(content: bytes) -> dict[int, ask.Reply]:
       response = fields.get("response") or {}
       code = response.get("status_code")
       if code == 200:
-        reply = ask.read_reply(response["body"])
+        reply = chat.read_reply(response["body"])
       else:
         error = fields.get("error") or response.get("body")
-        status = ask.status_of(code if isinstance(code, int) else 500)
-        reply = ask.Reply(status, detail=json.dumps(error)[:1000])
+        status = chat.status_of(code if isinstance(code, int) else 500)
+        reply = chat.Reply(status, detail=json.dumps(error)[:1000])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
       continue
     replies[number] = reply

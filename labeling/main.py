@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import tqdm
 from absl import flags
 
-from labeling import aggregate, ask, batch, limits
+from labeling import aggregate, ask, batch, corpus, limits
 from labeling import bank as bank_lib
 from labeling import client as client_lib
 from labeling import votes as votes_lib
@@ -58,6 +58,7 @@ _DIALOGUES = flags.DEFINE_integer(
 class _Job:
   """What there is to label, and with which requests."""
 
+  dataset: dialogues_lib.Dataset
   dialogues: Sequence[dialogues_lib.Dialogue]
   numbers: Sequence[int]
   plan: Plan
@@ -99,9 +100,14 @@ def main(argv: Sequence[str]) -> None:
     finally:
       store.close()
     if _SCORES.value:
-      dataset, votes, about = votes_lib.read(config, [store.path])
+      votes, about = votes_lib.read(
+        [store.path],
+        job.dialogues,
+        job.dataset.classes,
+        config.votes.none_label,
+      )
       lines = aggregate.write(
-        _SCORES.value, votes, dataset, config.votes.split, about=about
+        _SCORES.value, votes, job.dataset, config.votes.split, about=about
       )
       print("\n".join(lines))
   if not done:
@@ -109,25 +115,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _job(config, settings: Settings) -> _Job:
-  dataset = dialogues_lib.load_config(config.dataset)
-  split = config.votes.split
-  if split not in dataset.splits:
-    raise ValueError(
-      f"config.votes.split must be one of {', '.join(dataset.splits)}, got"
-      f" {split!r}: name the split to label"
-    )
-  bank = bank_lib.for_classes(
-    bank_lib.load(settings.bank),
-    dataset.classes,
-    config.votes.none_label,
-    dataset.task,
-  )
-  dialogues = dataset.splits[split]
+  dataset, dialogues = corpus.open_split(config)
+  bank = bank_lib.for_dataset(settings.bank, dataset, config.votes.none_label)
   numbers: Sequence[int] = range(len(dialogues))[: _DIALOGUES.value]
   shard = _shard(_SHARD.value)
   if shard != (0, 1):
     numbers = [n for n in numbers if in_shard(dialogues[n].dialogue_id, shard)]
-  return _Job(dialogues, numbers, Plan(settings, bank))
+  return _Job(dataset, dialogues, numbers, Plan(settings, bank))
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -156,11 +150,11 @@ def _dry_run(job: _Job, settings: Settings) -> list[str]:
       continue
     calls += 1
     answers += wanted
-    question, answer = request.tokens_estimate()
+    question, answer = request.tokens_estimate
     prompt += question
     completion += wanted * answer
     bound += settings.cost(
-      request.prompt_tokens_bound(), wanted * settings.max_tokens
+      request.prompt_tokens_bound, wanted * settings.max_tokens
     )
   spent = 0.0
   if store is not None:
@@ -195,16 +189,14 @@ async def _label(client, settings: Settings, store: Store, job: _Job) -> bool:
   bar = tqdm.tqdm(total=total, unit="answer", desc="labeling")
 
   def show(progress: ask.Progress) -> None:
-    bar.n = min(total, progress.answers[ask.Status.VALID] + skipped[0])
+    bar.n = min(total, progress.answers[ask.Status.VALID] + progress.there)
     bar.set_postfix_str(_text(progress, budget.spent), refresh=False)
     bar.update(0)
 
-  skipped = [0]
-  requests = _counting(job.requests(), store, skipped)
   asker_class = batch.BatchAsker if _BATCH.value else ask.Asker
   asker = asker_class(client, settings, store, budget, show)
   loop = asyncio.get_running_loop()
-  task = asyncio.ensure_future(asker.run(requests))
+  task = asyncio.ensure_future(asker.run(job.requests()))
   loop.add_signal_handler(signal.SIGINT, _interrupt, asker, task)
   try:
     done = await task
@@ -216,15 +208,6 @@ async def _label(client, settings: Settings, store: Store, job: _Job) -> bool:
     await client.close()
   print("\n".join(_summary(asker.progress, budget.spent, done)))
   return done
-
-
-def _counting(
-  requests: Iterator[Request], store: Store, skipped: list[int]
-) -> Iterator[Request]:
-  """Passes requests on and counts the answers that are there already."""
-  for request in requests:
-    skipped[0] += len(request.samples) - len(store.missing(request))
-    yield request
 
 
 def _interrupt(asker, task: asyncio.Future) -> None:

@@ -82,6 +82,12 @@ def parse(
   return Status.VALID, tuple(Vote(i, labels[i]) for i in question.asked)
 
 
+def unfenced(text: str) -> str:
+  """Returns a text without the one code fence that may be around it."""
+  fence = _FENCE.fullmatch(text)
+  return fence[1] if fence else text
+
+
 class _UnusableError(Exception):
   def __init__(self, status: Status):
     super().__init__(status)
@@ -163,10 +169,9 @@ def _bare(text: str) -> str:
 
 
 def _json(text: str) -> Any:
-  fence = _FENCE.fullmatch(text)
   try:
     return json.loads(
-      fence[1] if fence else text,
+      unfenced(text),
       object_pairs_hook=_without_twins,
     )
   except (ValueError, RecursionError) as e:

@@ -7,6 +7,7 @@ prompts or dialogues leaves the requests that were there before as they were
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,27 +44,30 @@ class Request:
   samples: tuple[int, ...]
   key: str
 
+  @functools.cached_property
   def response_format(self) -> dict[str, Any]:
-    """Returns the JSON schema of the answer, as a request gives it."""
+    """The JSON schema of the answer, as a request gives it."""
     return render.json_schema(self.question)
 
+  @functools.cached_property
   def prompt_tokens_bound(self) -> int:
-    """Returns more tokens than the request can have: one a byte."""
+    """More tokens than the request can have: one a byte."""
     messages = self.body["messages"]
     texts = sum(len(m["content"].encode("utf-8")) for m in messages)
-    schema = len(json.dumps(self.response_format()))
+    schema = len(json.dumps(self.response_format))
     return (
       texts + schema + _TOKENS_PER_MESSAGE * len(messages) + _TOKENS_PER_REQUEST
     )
 
+  @functools.cached_property
   def tokens_estimate(self) -> tuple[int, int]:
-    """Returns likely tokens of the request and of one answer.
+    """Likely tokens of the request and of one answer.
 
     Four bytes a token, and what a right answer of the asked form takes.
     """
     asked = self.question.asked
     answer = 10 if self.question.asks == "last" else 10 + 20 * len(asked)
-    return self.prompt_tokens_bound() // 4, answer
+    return self.prompt_tokens_bound // 4, answer
 
 
 class Plan:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from labeling import agreement, ensembles, plots
+from labeling import agreement, corpus, ensembles, plots
 from labeling import votes as votes_lib
 from ppl_jax import calibration, commands
 from ppl_jax.data import vote_columns
@@ -257,7 +257,10 @@ def main(argv: Sequence[str]) -> None:
   commands.refuse_arguments(argv)
   config = commands.CONFIG.value
   with commands.user_errors():
-    dataset, votes, _ = votes_lib.read(config, _VOTES.value)
+    dataset, dialogues = corpus.open_split(config)
+    votes, _ = votes_lib.read(
+      _VOTES.value, dialogues, dataset.classes, config.votes.none_label
+    )
     output = pathlib.Path(_OUTPUT.value)
     summary = write_report(votes, dataset.task, output, config.seed)
   print("\n".join(summary))

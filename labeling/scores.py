@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_dict
 
-from labeling import aggregate
+from labeling import aggregate, corpus
 from labeling import votes as votes_lib
 from ppl_jax import commands
 
@@ -75,7 +75,10 @@ def make_scores(
       "--aggregation=gold needs gold, got neither --gold_dialogues nor"
       " --gold_ids: say whose gold may be used"
     )
-  dataset, votes, about = votes_lib.read(config, votes_paths)
+  dataset, dialogues = corpus.open_split(config)
+  votes, about = votes_lib.read(
+    votes_paths, dialogues, dataset.classes, config.votes.none_label
+  )
   if gold_ids:
     gold_D = aggregate.read_gold_ids(votes, gold_ids)
   else:

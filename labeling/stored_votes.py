@@ -51,11 +51,10 @@ def read_into(
   with _open(path) as db:
     _check_texts(path, db, dialogues)
     digest = hashlib.sha256()
-    for row in db.execute(_VOTES):
-      digest.update(json.dumps(row).encode())
-    builder.source(path, digest.hexdigest(), unit="answer")
+    builder.source(path, unit="answer")
     group, sample = None, 0
     for place, row in enumerate(db.execute(_VOTES), start=1):
+      digest.update(json.dumps(row).encode())
       dialogue_id, annotator, only, first, last, _, _, votes = row
       # The same question in other words has another request: count through.
       sample = sample + 1 if row[:4] == group else number * _MOST_SAMPLES
@@ -73,6 +72,7 @@ def read_into(
           labels=labels,
           only=only,
         )
+    builder.digest(digest.hexdigest())
 
 
 def about(paths: Sequence[pathlib.Path]) -> dict[str, Any]:

@@ -1,10 +1,8 @@
-"""Votes of any source, on the split that a config names."""
+"""Votes of any source, on a dataset's split."""
 
 import pathlib
 from collections.abc import Sequence
 from typing import Any
-
-from ml_collections import config_dict
 
 from labeling import stored_votes
 from ppl_jax.data import dialogues as dialogues_lib
@@ -13,30 +11,27 @@ from ppl_jax.data import votes as votes_lib
 
 
 def read(
-  config: config_dict.ConfigDict, paths: Sequence[str]
-) -> tuple[dialogues_lib.Dataset, vote_columns.Votes, dict[str, Any]]:
-  """Opens a config's dataset and reads the votes on it.
+  paths: Sequence[str],
+  dialogues: Sequence[dialogues_lib.Dialogue],
+  classes: Sequence[str],
+  none_label: str,
+) -> tuple[vote_columns.Votes, dict[str, Any]]:
+  """Reads votes.
 
   Args:
-    config: with `dataset` and `votes` as in `configs/common.py`.
-    paths: vote stores, or JSON lines as of `ppl_jax.data.votes.add_votes`.
+    paths: vote stores, or JSON lines as of `ppl_jax.data.votes.read_votes`.
+    dialogues: the split that was voted on.
+    classes: the C classes, in order.
+    none_label: the answer that means none of the classes; "" for no such.
 
   Returns:
-    The dataset, the votes of all files, and what the stores say of themselves,
-    for the metadata of a score file.
+    The votes of all files, and what the stores say of themselves, for the
+    metadata of a score file.
 
   Raises:
-    ValueError: data, votes or settings are not usable.
+    ValueError: a file is not usable.
   """
-  dataset = dialogues_lib.load_config(config.dataset)
-  split = config.votes.split
-  if split not in dataset.splits:
-    raise ValueError(
-      f"config.votes.split must be one of {', '.join(dataset.splits)}, got"
-      f" {split!r}: name the split that was voted on"
-    )
-  dialogues, none_label = dataset.splits[split], config.votes.none_label
-  builder = vote_columns.Builder(dialogues, dataset.classes, none_label)
+  builder = vote_columns.Builder(dialogues, classes, none_label)
   stores = []
   for path in map(pathlib.Path, paths):
     if path.is_file() and stored_votes.is_store(path):
@@ -45,4 +40,4 @@ def read(
     else:
       votes_lib.add_votes(path, builder, none_label)
   about = stored_votes.about(stores) if stores else {}
-  return dataset, builder.build(), about
+  return builder.build(), about

@@ -98,7 +98,7 @@ def sent(request, with_schema=True):
   """Hashes that a request can have at the server, by how many it asks for."""
   body = dict(request.body)
   if with_schema:
-    body["response_format"] = request.response_format()
+    body["response_format"] = request.response_format
   hashes = {}
   for n in range(1, len(request.samples) + 1):
     asked = json.loads(json.dumps(body | ({"n": n} if n > 1 else {})))

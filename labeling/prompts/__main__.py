@@ -24,7 +24,7 @@ import tqdm
 import yaml
 from absl import app, flags
 
-from labeling import ask, limits, render
+from labeling import ask, chat, corpus, limits, render
 from labeling import bank as bank_lib
 from labeling import client as client_lib
 from labeling.plan import Plan
@@ -100,14 +100,8 @@ def _setting(needs_model: bool = True) -> _Setting:
     if not needs_model:
       config.labeling.model = config.labeling.model or "none"
   settings = Settings.from_config(config)
-  dataset = dialogues_lib.load_config(config.dataset)
-  bank = bank_lib.for_classes(
-    bank_lib.load(settings.bank),
-    dataset.classes,
-    config.votes.none_label,
-    dataset.task,
-  )
-  split = dataset.splits[config.votes.split]
+  dataset, split = corpus.open_split(config)
+  bank = bank_lib.for_dataset(settings.bank, dataset, config.votes.none_label)
   order = np.random.default_rng((config.seed, 5)).permutation(len(split))
   gold = []
   for number in order:
@@ -263,12 +257,12 @@ async def _proposal(
   call = store.begin(f"proposal: {prompt.id}, round {number}", [], reserved)
   client = client_lib.connect(settings)
   try:
-    reply = await ask.call(client, body, settings.timeout)
+    reply = await chat.call(client, body, settings.timeout)
   except openai.OpenAIError as error:
     raise ValueError(str(error)) from error
   finally:
     await client.close()
-  cost = ask.cost_of(settings, reply)
+  cost = chat.cost_of(settings, reply)
   ask.keep(store, ask.Progress(), call, prompt.id, reply, cost, [])
   if not reply.choices:
     raise ValueError(reply.detail)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pydantic
 
 from labeling import bank as bank_lib
+from labeling import parse
 from labeling.prompts.trial import Trial
 
 _MISTAKES = 8
@@ -101,11 +102,10 @@ def read(
   Raises:
     ValueError: the answer is no usable template, or one that the bank has.
   """
-  text = (text or "").strip()
-  if text.startswith("```"):
-    text = text.strip("`").removeprefix("json")
   try:
-    proposal = _Proposal.model_validate_json(text)
+    proposal = _Proposal.model_validate_json(
+      parse.unfenced((text or "").strip())
+    )
     new = bank_lib.Prompt.model_validate(
       prompt.model_dump()
       | {"id": prompt_id, "template": proposal.template, "origin": origin}

@@ -180,10 +180,15 @@ class Builder:
     }
 
   def source(
-    self, path: str | os.PathLike[str], sha256: str, unit: str = "line"
+    self, path: str | os.PathLike[str], sha256: str = "", unit: str = "line"
   ) -> None:
-    """Begins a file; `unit` is what `add` numbers in it."""
+    """Begins a file; `unit` is what `add` numbers in it; see `digest`."""
     self._sources.append((os.fspath(path), sha256, unit))
+
+  def digest(self, sha256: str) -> None:
+    """Gives the present source the SHA-256 of what was read of it."""
+    path, _, unit = self._sources[-1]
+    self._sources[-1] = (path, sha256, unit)
 
   def add(
     self,

@@ -13,7 +13,7 @@ from absl.testing import absltest, parameterized
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import asking
 
-from labeling import ask, parse
+from labeling import ask, chat, parse
 from labeling.store import Store
 
 SEEDS = int(os.environ.get("LABELING_TEST_SEEDS", "3"))
@@ -160,7 +160,7 @@ class AskTest(parameterized.TestCase):
   def test_stops_at_once_where_all_is_refused(self, server, message):
     with asking.server(**server) as running:
       settings = asking.settings(running.url, concurrency=4)
-      with self.assertRaisesRegex(ask.FatalError, message):
+      with self.assertRaisesRegex(chat.FatalError, message):
         asking.label(self.votes, settings)
       self.assertLessEqual(len(running.log), 8)
 
@@ -238,10 +238,10 @@ class ReadReplyTest(parameterized.TestCase):
     None, 3, "text", [[]], [{}], [{"choices": None}], [{"choices": 3}]
   )
   def test_what_is_no_reply(self, body):
-    self.assertEqual(ask.read_reply(body).status, parse.Status.CONNECTION)
+    self.assertEqual(chat.read_reply(body).status, parse.Status.CONNECTION)
 
   def test_trusts_nothing(self):
-    reply = ask.read_reply(
+    reply = chat.read_reply(
       {
         "choices": [None, {"message": 3}, {"message": {"content": ["a"]}}],
         "usage": {"prompt_tokens": "many", "completion_tokens": -1},

@@ -134,8 +134,8 @@ class PlanTest(absltest.TestCase):
       dialogue()
     )
     size = len(json.dumps(request.body["messages"]).encode())
-    self.assertGreater(request.prompt_tokens_bound(), 0.9 * size)
-    self.assertLess(request.tokens_estimate()[0], size)
+    self.assertGreater(request.prompt_tokens_bound, 0.9 * size)
+    self.assertLess(request.tokens_estimate[0], size)
 
   def test_shards_part_the_dialogues(self):
     names = [f"d{i}" for i in range(300)]

@@ -4,7 +4,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import textwrap
 
 import numpy as np
 from absl.testing import absltest
@@ -12,24 +11,6 @@ from absl.testing import absltest
 import labeling
 
 ROOT = pathlib.Path(labeling.__file__).parents[1]
-CONFIG = """
-from ml_collections import config_dict
-
-def get_config():
-  return config_dict.ConfigDict({
-    "seed": 0,
-    "dataset": {
-      "name": "jsonl",
-      "source": "",
-      "data_dir": "",
-      "classes": ("ask", "tell"),
-      "task": "single_label",
-      "drop_leaks": False,
-      "options": {},
-    },
-    "votes": {"none_label": "none", "split": "train"},
-  })
-"""
 TABLES = ("annotators", "agreement", "classes", "splits")
 WITH_GOLD = ("reliability", "ensembles")
 WITHOUT_PICTURE = ("splits",)
@@ -39,7 +20,6 @@ class ReportCommandTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    (self.folder / "config.py").write_text(textwrap.dedent(CONFIG))
     self._write(["ask", "tell"], ["tell", "ask"])
 
   def _write(self, *labels):
@@ -69,7 +49,8 @@ class ReportCommandTest(absltest.TestCase):
         sys.executable,
         "-m",
         "labeling.report",
-        f"--config={self.folder / 'config.py'}",
+        "--config=configs/jsonl.py",
+        "--config.dataset.classes=('ask', 'tell')",
         f"--config.dataset.source={self.folder}",
         f"--config.dataset.data_dir={self.folder / 'prepared'}",
         f"--votes={self.folder / 'votes.jsonl'}",

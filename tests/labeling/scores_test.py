@@ -3,7 +3,6 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import textwrap
 
 import numpy as np
 from absl.testing import absltest
@@ -12,31 +11,12 @@ import labeling
 from ppl_jax.data import dialogues, scores
 
 ROOT = pathlib.Path(labeling.__file__).parents[1]
-CONFIG = """
-from ml_collections import config_dict
-
-def get_config():
-  return config_dict.ConfigDict({
-    "seed": 0,
-    "dataset": {
-      "name": "jsonl",
-      "source": "",
-      "data_dir": "",
-      "classes": ("ask", "tell"),
-      "task": "single_label",
-      "drop_leaks": False,
-      "options": {},
-    },
-    "votes": {"none_label": "none", "split": "train"},
-  })
-"""
 
 
 class ScoresCommandTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    (self.folder / "config.py").write_text(textwrap.dedent(CONFIG))
     self._write_train(["ask", "tell", None], ["tell"])
     self._write_votes(
       ("d0", 0, "p1", "ask"),
@@ -68,7 +48,8 @@ class ScoresCommandTest(absltest.TestCase):
         sys.executable,
         "-m",
         "labeling.scores",
-        f"--config={self.folder / 'config.py'}",
+        "--config=configs/jsonl.py",
+        "--config.dataset.classes=('ask', 'tell')",
         f"--config.dataset.source={self.folder}",
         f"--config.dataset.data_dir={self.folder / 'prepared'}",
         f"--votes={self.folder / 'votes.jsonl'}",

@@ -1,0 +1,154 @@
+"""One call to an OpenAI-compatible server, and what its reply says."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+
+from labeling import parse
+from labeling.settings import Settings
+
+Status = parse.Status
+
+
+class FatalError(ValueError):
+  """The server will refuse every request; says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+  """What one call brought.
+
+  Attributes:
+    status: VALID where the server answered, whatever it answered.
+    choices: (text, finish_reason, refusal) of each answer.
+    usage: (prompt tokens, completion tokens), None where not told.
+    code: the HTTP status, 0 where there is none.
+    detail: what went wrong, in short.
+    retry_after: seconds that the server asks to be left alone.
+  """
+
+  status: Status
+  choices: tuple[tuple[str | None, str | None, str | None], ...] = ()
+  usage: tuple[int, int] | None = None
+  code: int = 0
+  detail: str = ""
+  retry_after: float | None = None
+
+
+async def call(
+  client: openai.AsyncOpenAI, body: Mapping[str, Any], timeout: float
+) -> Reply:
+  """Makes one call; knows no retries.
+
+  Args:
+    client: with retries of its own turned off.
+    body: the request.
+    timeout: seconds for all of it.
+
+  Raises:
+    FatalError: the key or the model is refused, or the account is empty.
+  """
+  try:
+    async with asyncio.timeout(timeout):
+      raw = await client.chat.completions.with_raw_response.create(
+        model=body["model"], messages=body["messages"], extra_body=body
+      )
+      reply = json.loads(raw.http_response.content)
+  except (TimeoutError, openai.APITimeoutError):
+    return Reply(Status.TIMEOUT, detail=f"no answer within {timeout:g} s")
+  except openai.APIStatusError as e:
+    return refused(e)
+  except (openai.APIConnectionError, json.JSONDecodeError, ValueError) as e:
+    return Reply(Status.CONNECTION, detail=f"{type(e).__name__}: {e}")
+  return read_reply(reply)
+
+
+def read_reply(reply: Any) -> Reply:
+  """Reads the body of a chat completion, trusting nothing in it."""
+  if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
+    return Reply(Status.CONNECTION, detail="the reply has no choices")
+  choices = []
+  for choice in reply["choices"]:
+    choice = choice if isinstance(choice, dict) else {}
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    choices.append(
+      tuple(
+        value if isinstance(value, str) else None
+        for value in (
+          message.get("content"),
+          choice.get("finish_reason"),
+          message.get("refusal"),
+        )
+      )
+    )
+  usage = reply.get("usage")
+  usage = usage if isinstance(usage, dict) else {}
+  tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+  told = all(type(t) is int and t >= 0 for t in tokens)
+  return Reply(Status.VALID, tuple(choices), tokens if told else None)
+
+
+def refused(error: openai.APIStatusError) -> Reply:
+  """Reads an HTTP error.
+
+  Raises:
+    FatalError: trying again is no use.
+  """
+  code = error.status_code
+  told = error.body.get("message") if isinstance(error.body, dict) else None
+  detail = f"HTTP {code}: {str(told or error.message).rstrip('.')}"
+  if code in (401, 403):
+    raise FatalError(
+      f"The server must accept the key, got {detail}. Put the right one into"
+      " the environment variable of config.labeling.api_key_variable."
+    )
+  if code == 404:
+    raise FatalError(
+      f"The server must have the model, got {detail}. Check"
+      " config.labeling.model and config.labeling.endpoint."
+    )
+  if getattr(error, "code", None) == "insufficient_quota":
+    raise FatalError(
+      f"The account must have money left, got {detail}. Fill it up, and run the"
+      " same command again."
+    )
+  return Reply(
+    status_of(code),
+    code=code,
+    detail=detail,
+    retry_after=_retry_after(error.response.headers),
+  )
+
+
+def status_of(code: int) -> parse.Status:
+  """Returns what an HTTP status of an error means."""
+  if code in (408, 504):
+    return Status.TIMEOUT
+  if code == 429:
+    return Status.RATE_LIMITED
+  return Status.SERVER_ERROR if code >= 500 else Status.REJECTED
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+  for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+    try:
+      seconds = float(headers.get(name, "")) / unit
+    except ValueError:  # none, or a date, which no known server sends
+      continue
+    if 0 <= seconds < 3600:
+      return seconds
+  return None
+
+
+def cost_of(settings: Settings, reply: Reply) -> float | None:
+  """Returns what a call took; None where the server may have taken all."""
+  if reply.usage is not None:
+    return settings.cost(*reply.usage)
+  if reply.code and reply.code < 500:
+    return 0.0  # refused before any work was done
+  return None
