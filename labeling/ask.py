@@ -92,15 +92,15 @@ def keep(
     progress.calls[reply.status] += 1
 
 
-class Asker:
-  """Sends requests until all their answers are there.
+class AskerBase:
+  """What every way of asking needs.
 
   Args:
     client: with retries of its own turned off.
     settings: limits and prices.
-    store: keeps the answers.
+    store: keeps the answers, and what was found out about the server.
     budget: of the run.
-    on_change: called after every call, with the progress.
+    on_change: called whenever something came back, with the progress.
   """
 
   def __init__(
@@ -114,36 +114,55 @@ class Asker:
     self._client, self._settings = client, settings
     self._store, self._budget = store, budget
     self._on_change = on_change
-    self._gate = limits.Gate(
-      settings.concurrency,
-      settings.requests_per_minute,
-      settings.tokens_per_minute,
-    )
     self.progress = Progress()
-    self._numbers = itertools.count()
-    self._later: list[_Task] = []
-    self._tasks: collections.Counter[str] = collections.Counter()
-    self._changed = asyncio.Condition()
     self._stopping = False
-    self._random = random.Random()
     self._server = f"{settings.endpoint} {settings.model}"
-    self._takes_n = store.fact(f"n: {self._server}") != "no"
     # What is not known to be refused is tried.
+    self._takes_n = store.fact(f"n: {self._server}") != "no"
     self._may_schema = (
       settings.structured != "never"
       and store.fact(f"json_schema: {self._server}") != "no"
     )
     self._takes_schema = self._may_schema
 
-  @property
-  def in_flight(self) -> int:
-    """Calls that are on their way."""
-    return self._gate.in_flight
-
   def stop(self) -> bool:
     """Starts no more calls; says whether that is news."""
     news, self._stopping = not self._stopping, True
     return news
+
+  def _one_at_a_time(self) -> None:
+    """Keeps that the server gives one answer where several are asked for."""
+    self._takes_n = False
+    self._store.learn(f"n: {self._server}", "no")
+
+  def _answers_without_schema(self) -> None:
+    """Keeps that the server refused with a JSON schema what it now answered."""
+    if self._may_schema:
+      self._may_schema = False
+      self._store.learn(f"json_schema: {self._server}", "no")
+
+
+class Asker(AskerBase):
+  """Sends requests until all their answers are there; see `AskerBase`."""
+
+  def __init__(self, client, settings: Settings, store: Store, *args):
+    super().__init__(client, settings, store, *args)
+    self._gate = limits.Gate(
+      settings.concurrency,
+      settings.requests_per_minute,
+      settings.tokens_per_minute,
+    )
+    self._numbers = itertools.count()
+    self._later: list[_Task] = []
+    self._tasks: collections.Counter[str] = collections.Counter()
+    self._changed = asyncio.Condition()
+    self._random = random.Random()
+    self._fatal = ""
+
+  @property
+  def in_flight(self) -> int:
+    """Calls that are on their way."""
+    return self._gate.in_flight
 
   async def run(self, requests: Iterator[Request]) -> bool:
     """Asks for what the store lacks.
@@ -156,19 +175,14 @@ class Asker:
       money is spent.
 
     Raises:
-      chat.FatalError: the server will refuse every request.
+      chat.FatalError: the server will refuse every request. What was in flight
+        came in before.
     """
-    try:
-      async with asyncio.TaskGroup() as group:
-        for _ in range(self._settings.concurrency):
-          group.create_task(self._work(requests))
-    except ExceptionGroup as group:
-      fatal = group.subgroup(chat.FatalError)
-      if fatal is None:
-        raise
-      while isinstance(fatal, ExceptionGroup):
-        fatal = fatal.exceptions[0]
-      raise fatal from None
+    async with asyncio.TaskGroup() as group:
+      for _ in range(self._settings.concurrency):
+        group.create_task(self._work(requests))
+    if self._fatal:
+      raise chat.FatalError(self._fatal)
     return not self._stopping
 
   async def _work(self, requests: Iterator[Request]) -> None:
@@ -282,16 +296,17 @@ class Asker:
   ) -> None:
     """Asks again for what the call did not bring."""
     tries = task.tries + 1
+    if reply.fatal:
+      self._fatal = reply.fatal
+      self.stop()
+      return
     if reply.status == Status.VALID:
       self._gate.answered()
-      if not with_schema and self._may_schema:
-        self._may_schema = False
-        self._store.learn(f"json_schema: {self._server}", "no")
+      if not with_schema:
+        self._answers_without_schema()
       missing = samples[len(answers) :]
       if missing and answers:
-        # One answer for several: the server does not know `n`.
-        self._takes_n = False
-        self._store.learn(f"n: {self._server}", "no")
+        self._one_at_a_time()
         self._again(task, missing, tries=task.tries)
       else:
         self._again(task, missing, tries=tries)

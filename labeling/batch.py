@@ -12,14 +12,13 @@ import dataclasses
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import openai
 
-from labeling import ask, chat, limits
+from labeling import ask, chat
 from labeling.plan import Request
-from labeling.settings import Settings
-from labeling.store import Outcome, Store
+from labeling.store import Outcome
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _METADATA = "ppl_jax_batch"
@@ -41,12 +40,21 @@ class _Task:
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-  """A request within a batch; `task` is None until the plan comes to it."""
+  """A request within a batch.
+
+  Attributes:
+    key: of the request.
+    samples: that it asks for.
+    reserved: money.
+    task: None until the plan comes to it.
+    with_schema: whether it gives a JSON schema; None where an earlier run knew.
+  """
 
   key: str
   samples: tuple[int, ...]
   reserved: float
-  task: _Task | None
+  task: _Task | None = None
+  with_schema: bool | None = None
 
 
 @dataclasses.dataclass
@@ -66,51 +74,25 @@ class _Batch:
   calls: dict[int, _Call]
 
 
-class BatchAsker:
+class BatchAsker(ask.AskerBase):
   """Like `ask.Asker`, through the Batch API.
 
-  Args:
-    client: with retries of its own turned off.
-    settings: limits and prices.
-    store: keeps the answers.
-    budget: of the run.
-    on_change: called whenever something came back, with the progress.
+  Stopped, it leaves its batches at the server; the next run collects them.
   """
 
-  def __init__(
-    self,
-    client: openai.AsyncOpenAI,
-    settings: Settings,
-    store: Store,
-    budget: limits.Budget,
-    on_change: Callable[[ask.Progress], None] = lambda progress: None,
-  ):
-    self._client, self._settings = client, settings
-    self._store, self._budget = store, budget
-    self._on_change = on_change
-    self.progress = ask.Progress()
+  def __init__(self, *args):
+    super().__init__(*args)
     self._open: list[_Batch] = []
     self._again: collections.deque[_Task] = collections.deque()
     self._asked: set[str] = set()  # keys of requests that are under way
-    self._stopping = False
-    self._takes_n = True
-    self._takes_schema = settings.structured != "never"
 
   @property
   def in_flight(self) -> int:
     """Requests in batches that are not collected yet."""
     return sum(len(batch.calls) for batch in self._open)
 
-  def stop(self) -> bool:
-    """Hands over no more batches; says whether that is news."""
-    news, self._stopping = not self._stopping, True
-    return news
-
   async def run(self, requests: Iterator[Request]) -> bool:
-    """Asks for what the store lacks; see `ask.Asker.run`.
-
-    A stopped run leaves its batches at the server; the next one collects them.
-    """
+    """Asks for what the store lacks; see `ask.Asker.run`."""
     await self._adopt()
     tasks = self._lacking(requests)
     if self._open:  # answers can be read once the plan has told the questions
@@ -137,7 +119,7 @@ class BatchAsker:
           remotes.setdefault(name, remote.id)
     for name, _, tokens in known:
       calls = {
-        call: _Call(key, samples, reserved, None)
+        call: _Call(key, samples, reserved)
         for key, (call, samples, reserved) in self._store.batch_calls(
           name
         ).items()
@@ -220,7 +202,9 @@ class BatchAsker:
         number = self._store.begin(
           task.request.key, task.samples, reserved, name
         )
-        calls[number] = _Call(task.request.key, task.samples, reserved, task)
+        calls[number] = _Call(
+          task.request.key, task.samples, reserved, task, self._takes_schema
+        )
         lines.append(line.replace(b"CALL", str(number).encode(), 1))
         size += len(line)
         tokens += sum(room)
@@ -261,8 +245,15 @@ class BatchAsker:
         metadata={_METADATA: batch.name},
       )
     except openai.APIStatusError as error:
-      reply = chat.refused(error)  # raises where it is no use
+      reply = chat.refused(error)
       await self._end(batch, {}, reply)
+      if reply.code == 404:
+        raise chat.FatalError(
+          f"The server must have the Batch API, got {reply.detail}. Leave"
+          " --batch out, or check config.labeling.endpoint."
+        ) from error
+      if reply.fatal:
+        raise chat.FatalError(reply.fatal) from error
       await asyncio.sleep(
         max(self._settings.batch_poll, reply.retry_after or 0)
       )
@@ -295,7 +286,20 @@ class BatchAsker:
           content = await self._client.files.content(file)
           replies |= _replies(content.content)
     except openai.APIStatusError as error:
-      chat.refused(error)
+      reply = chat.refused(error)
+      if reply.code == 404:
+        _LOG.warning(
+          "The server must know batch %s, got %s. It counts as paid for in full"
+          " and is asked for again.",
+          batch.remote,
+          reply.detail,
+        )
+        self._open.remove(batch)
+        gone = dataclasses.replace(_NOT_BROUGHT, detail=reply.detail)
+        await self._end(batch, {}, gone, None)
+        return True
+      if reply.fatal:
+        raise chat.FatalError(reply.fatal) from error
       return False
     except openai.APIConnectionError:
       return False
@@ -309,14 +313,25 @@ class BatchAsker:
     return True
 
   async def _end(
-    self, batch: _Batch, replies: Mapping[int, chat.Reply], rest: chat.Reply
+    self,
+    batch: _Batch,
+    replies: Mapping[int, chat.Reply],
+    rest: chat.Reply,
+    rest_cost: float | None = 0.0,
   ) -> None:
-    """Keeps all that a batch brought, in one transaction."""
+    """Keeps all that a batch brought, in one transaction.
+
+    Args:
+      batch: that ended.
+      replies: by call.
+      rest: to calls that have no reply.
+      rest_cost: of each of those; None where it is not known.
+    """
     settled = []
     with self._store.transaction():
       for number, call in batch.calls.items():
         reply = replies.get(number, rest)
-        cost = 0.0  # what is not in the output is not charged
+        cost = 0.0 if number in replies else rest_cost
         if reply.usage is not None:
           cost = self._settings.price_batch * self._settings.cost(*reply.usage)
         answers = []
@@ -339,8 +354,10 @@ class BatchAsker:
     """Puts into the next batch what this one did not bring."""
     tries = call.task.tries + 1
     if answers and len(answers) < len(call.samples):
-      self._takes_n = False
-    if reply.status == ask.Status.REJECTED and self._takes_schema:
+      self._one_at_a_time()
+    if answers and call.with_schema is False:
+      self._answers_without_schema()
+    if reply.status == ask.Status.REJECTED and call.with_schema:
       self._takes_schema = False
     valid = {a.sample for a in answers if a.status == ask.Status.VALID}
     missing = tuple(s for s in call.samples if s not in valid)

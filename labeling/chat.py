@@ -29,6 +29,7 @@ class Reply:
     code: the HTTP status, 0 where there is none.
     detail: what went wrong, in short.
     retry_after: seconds that the server asks to be left alone.
+    fatal: why every request will be refused, and what to do; else empty.
   """
 
   status: Status
@@ -37,6 +38,7 @@ class Reply:
   code: int = 0
   detail: str = ""
   retry_after: float | None = None
+  fatal: str = ""
 
 
 async def call(
@@ -48,9 +50,6 @@ async def call(
     client: with retries of its own turned off.
     body: the request.
     timeout: seconds for all of it.
-
-  Raises:
-    FatalError: the key or the model is refused, or the account is empty.
   """
   try:
     async with asyncio.timeout(timeout):
@@ -94,26 +93,23 @@ def read_reply(reply: Any) -> Reply:
 
 
 def refused(error: openai.APIStatusError) -> Reply:
-  """Reads an HTTP error.
-
-  Raises:
-    FatalError: trying again is no use.
-  """
+  """Reads an HTTP error."""
   code = error.status_code
   told = error.body.get("message") if isinstance(error.body, dict) else None
   detail = f"HTTP {code}: {str(told or error.message).rstrip('.')}"
+  fatal = ""
   if code in (401, 403):
-    raise FatalError(
+    fatal = (
       f"The server must accept the key, got {detail}. Put the right one into"
       " the environment variable of config.labeling.api_key_variable."
     )
-  if code == 404:
-    raise FatalError(
+  elif code == 404:
+    fatal = (
       f"The server must have the model, got {detail}. Check"
       " config.labeling.model and config.labeling.endpoint."
     )
-  if getattr(error, "code", None) == "insufficient_quota":
-    raise FatalError(
+  elif getattr(error, "code", None) == "insufficient_quota":
+    fatal = (
       f"The account must have money left, got {detail}. Fill it up, and run the"
       " same command again."
     )
@@ -122,6 +118,7 @@ def refused(error: openai.APIStatusError) -> Reply:
     code=code,
     detail=detail,
     retry_after=_retry_after(error.response.headers),
+    fatal=fatal,
   )
 
 

@@ -19,7 +19,6 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-import openai
 import tqdm
 import yaml
 from absl import app, flags
@@ -219,6 +218,8 @@ async def _rounds(setting: _Setting, store: Store) -> None:
       prompt = prompts[one.prompt_id]
       try:
         new.append(await _proposal(setting, store, prompt, one, number))
+      except chat.FatalError:
+        raise
       except ValueError as error:
         tqdm.tqdm.write(f"No new wording of {prompt.id}: {error}")
     bank = setting.bank.model_copy(
@@ -258,12 +259,12 @@ async def _proposal(
   client = client_lib.connect(settings)
   try:
     reply = await chat.call(client, body, settings.timeout)
-  except openai.OpenAIError as error:
-    raise ValueError(str(error)) from error
   finally:
     await client.close()
   cost = chat.cost_of(settings, reply)
   ask.keep(store, ask.Progress(), call, prompt.id, reply, cost, [])
+  if reply.fatal:
+    raise chat.FatalError(reply.fatal)
   if not reply.choices:
     raise ValueError(reply.detail)
   return improve.read(

@@ -153,16 +153,67 @@ class AskTest(parameterized.TestCase):
         paid = sum(record["cost"] for record in server.log)
         self.assertLessEqual(paid, cap)
 
-  @parameterized.parameters(
-    ({"key": "secret"}, "must accept the key, got HTTP 401"),
-    ({"model": "other"}, "must have the model, got HTTP 404"),
+  @parameterized.product(
+    case=(
+      ({"key": "secret"}, "must accept the key, got HTTP 401"),
+      ({"model": "other"}, "must have the model, got HTTP 404"),
+    ),
+    cost=(0.0, 1.0),
   )
-  def test_stops_at_once_where_all_is_refused(self, server, message):
+  def test_stops_at_once_where_all_is_refused(self, case, cost):
+    server, message = case
     with asking.server(**server) as running:
-      settings = asking.settings(running.url, concurrency=4)
+      settings = asking.settings(running.url, concurrency=4, price_input=cost)
       with self.assertRaisesRegex(chat.FatalError, message):
         asking.label(self.votes, settings)
-      self.assertLessEqual(len(running.log), 8)
+      self.assertBetween(len(running.log), 1, 8)
+    store = Store(self.votes)
+    self.addCleanup(store.close)
+    self.assertEqual(store.spent(), 0.0)  # a refused call costs nothing
+    self.assertEqual(store.counts(), {"rejected": len(running.log)})
+
+  def test_batches_stop_at_once_where_all_is_refused(self):
+    with asking.server(key="secret") as running:
+      settings = asking.settings(running.url, price_input=1.0)
+      with self.assertRaisesRegex(chat.FatalError, "must accept the key"):
+        asking.label(self.votes, settings, through_batches=True)
+    store = Store(self.votes)
+    self.addCleanup(store.close)
+    self.assertEqual(store.spent(), 0.0)
+    self.assertEmpty(store.open_batches())
+
+  def test_batches_ask_again_for_a_batch_that_is_gone(self):
+    with asking.server() as server:
+      settings = asking.settings(server.url, price_input=1.0, price_output=4.0)
+      store = Store(self.votes)
+      store.begin_batch("ours", 100)
+      store.name_batch("ours", "batch_unknown")
+      request = asking.requests(settings)[0]
+      store.begin(request.key, request.samples, 0.5, "ours")
+      store.close()
+      with self.assertLogs(level="WARNING"):
+        asking.label(self.votes, settings, through_batches=True)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      paid = sum(record["cost"] for record in server.log)
+    store = Store(self.votes)
+    self.addCleanup(store.close)
+    self.assertAlmostEqual(store.spent(), paid + 0.5, places=9)
+
+  @parameterized.parameters(
+    ({"max_n": 1}, True), ({"json_schema": False}, False)
+  )
+  def test_batches_find_out_what_the_server_can(self, can, with_schema):
+    with asking.server(batch_seconds=0.05, **can) as server:
+      settings = asking.settings(server.url, max_tries=6)
+      asking.label(self.votes, settings, through_batches=True)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      self.assertTrue_to_the_log(settings, server.log, with_schema)
+      before = len(server.log)
+      more = asking.settings(server.url, votes=5, max_tries=6)
+      asking.label(self.votes, more, through_batches=True)
+      again = server.log[before:]
+      self.assertNotEmpty(again)
+      self.assertFalse([r for r in again if r["status"] == 400])
 
   def test_slow_answers_do_not_hold_the_others(self):
     rates = {"hang": 0.05}
