@@ -115,7 +115,9 @@ def entropy(votes: vote_columns.Votes, task: str) -> np.ndarray:
   return np.round(total_U / np.log(2), 9)
 
 
-def accuracy(votes: vote_columns.Votes, task: str) -> np.ndarray:
+def accuracy(
+  votes: vote_columns.Votes, task: str
+) -> tuple[np.ndarray, np.ndarray]:
   """The share of each annotator's valid votes that gold bears out.
 
   Args:
@@ -123,23 +125,25 @@ def accuracy(votes: vote_columns.Votes, task: str) -> np.ndarray:
     task: 'single_label' or 'multi_label'.
 
   Returns:
-    float64 [A], NaN without gold. A vote that names one of several classes is
-    right if it names gold; else each yes and no to a class counts.
+    float64 [A], NaN without gold; and bool [A], what it is a share of. True:
+    votes for one of several classes or none, right where they name gold. False:
+    each yes and no to a class, which are easier to get right.
   """
   voted = votes.voted
   labelled_V = voted.labelled_U[votes.utterance_V]
-  A = len(votes.annotators)
+  A, C = len(votes.annotators), len(votes.classes)
+  one_answer_A = np.full(A, task == "single_label" and C > 1)
+  one_answer_A[votes.annotator_V[votes.only_V != vote_columns.ANY]] = False
+  one_answer_V = one_answer_A[votes.annotator_V]
   right_A, all_A = np.zeros(A), np.zeros(A)
-  one_answer = votes.one_answer(task)
-  for c in range(len(votes.classes)):
+  for c in range(C):
     gold_V = voted.gold_UxC[votes.utterance_V, c] == 1
-    asked_V = votes.could_name(c) & labelled_V
-    if one_answer:
-      asked_V &= gold_V
+    asked_V = votes.could_name(c) & labelled_V & (gold_V | ~one_answer_V)
     right_V = asked_V & (votes.names(c) == gold_V)
     right_A += np.bincount(votes.annotator_V[right_V], minlength=A)
     all_A += np.bincount(votes.annotator_V[asked_V], minlength=A)
-  return np.where(all_A > 0, right_A / np.maximum(all_A, 1), np.nan)
+  right_A = np.where(all_A > 0, right_A / np.maximum(all_A, 1), np.nan)
+  return right_A, one_answer_A
 
 
 def _questions(

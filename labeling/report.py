@@ -117,11 +117,13 @@ def _annotators(votes, task, output) -> str:
   A = len(votes.annotators)
   none_V = votes.valid_V.copy()
   none_V[votes.label_vote_N] = False
+  accuracy_A, one_answer_A = agreement.accuracy(votes, task)
   columns = {
     "votes": np.bincount(votes.annotator_V, minlength=A),
     "unusable": np.bincount(votes.annotator_V[~votes.valid_V], minlength=A),
     "none": np.bincount(votes.annotator_V[none_V], minlength=A),
-    "accuracy": agreement.accuracy(votes, task),
+    "accuracy": accuracy_A,
+    "accuracy_of": np.where(one_answer_A, "labels", "yes and no"),
   }
   _table(
     output / "annotators.csv",
@@ -129,16 +131,20 @@ def _annotators(votes, task, output) -> str:
     zip(votes.annotators, *columns.values(), strict=True),
   )
   shares = {
-    "accuracy": columns["accuracy"],
+    "accuracy": accuracy_A,
     "none": columns["none"] / columns["votes"],
     "unusable": columns["unusable"] / columns["votes"],
   }
   plots.bars(output / "annotators.png", votes.annotators, shares, "share")
   told = (
-    f"{name} {'' if np.isnan(right) else f'{right:.1%} right, '}"
+    f"{name} {'' if np.isnan(right) else f'{right:.1%} of {of} right, '}"
     f"{unusable:.1%} unusable"
-    for name, right, unusable in zip(
-      votes.annotators, shares["accuracy"], shares["unusable"], strict=True
+    for name, right, of, unusable in zip(
+      votes.annotators,
+      accuracy_A,
+      columns["accuracy_of"],
+      shares["unusable"],
+      strict=True,
     )
   )
   return f"annotators: {'; '.join(told)}"
@@ -209,7 +215,9 @@ def _reliability(votes, output) -> str:
     )
   _table(output / "reliability.csv", ("scores", "count", "mean", "gold"), rows)
   plots.reliability(output / "reliability.png", buckets)
-  told = ", ".join(f"{name} {share:.1%}" for name, _, _, share in rows)
+  told = ", ".join(
+    f"{name} {share:.1%}" for name, _, _, share in rows if not np.isnan(share)
+  )
   return f"share of gold by score: {told}"
 
 

@@ -175,24 +175,40 @@ class AgreementTest(parameterized.TestCase):
   @_SETTINGS
   @hypothesis.given(_ONE_ANSWER, _MIXED)
   def test_accuracy(self, one, mixed):
-    for answers, task in ((one, "single_label"), (mixed, "multi_label")):
-      right = {name: [] for _, name, *_ in answers}
+    cases = (
+      (one, "single_label"),
+      (mixed, "multi_label"),
+      # An annotator of whole answers, others as they are.
+      (
+        [v for v in one if v[1] == "a"] + [v for v in mixed if v[1] != "a"],
+        "single_label",
+      ),
+    )
+    for answers, task in cases:
+      if not answers:
+        continue
+      names = sorted({name for _, name, *_ in answers})
+      whole = [
+        task == "single_label"
+        and not any(only for _, n, _, only, _ in answers if n == name)
+        for name in names
+      ]
+      right = {name: [] for name in names}
       for u, name, _, only, told in answers:
         gold = CLASSES[GOLD[u]]
         if told is None or not LABELLED[u]:
           continue
-        if task == "single_label":
+        if whole[names.index(name)]:
           right[name].append(told == (gold,))
         else:
           for c in (only,) if only else CLASSES:
             right[name].append((c in told) == (c == gold))
       expected = [
-        np.mean(right[name]) if right[name] else np.nan
-        for name in sorted(right)
+        np.mean(right[name]) if right[name] else np.nan for name in names
       ]
-      np.testing.assert_allclose(
-        agreement.accuracy(_votes(answers), task), expected
-      )
+      found, of_labels = agreement.accuracy(_votes(answers), task)
+      np.testing.assert_allclose(found, expected)
+      np.testing.assert_array_equal(of_labels, whole)
 
 
 if __name__ == "__main__":

@@ -90,9 +90,9 @@ class ReportCommandTest(absltest.TestCase):
     self.assertEqual(
       [list(row.values()) for row in rows],
       [
-        ["p1", "4", "0", "0", "1"],
-        ["p2", "4", "0", "1", "0.5"],
-        ["p3", "4", "1", "0", f"{1 / 3:.6g}"],
+        ["p1", "4", "0", "0", "1", "labels"],
+        ["p2", "4", "0", "1", "0.5", "labels"],
+        ["p3", "4", "1", "0", f"{1 / 3:.6g}", "labels"],
       ],
     )
     rows = self._table("classes")
@@ -132,7 +132,7 @@ class ReportCommandTest(absltest.TestCase):
     self.assertAlmostEqual(float(rows[-1]["mean"]), 1 / 3 / 8, places=6)
     for line in (
       "votes: 12 by 3 annotators, on 4 utterances of 2 dialogues; 1 unusable",
-      "p2 50.0% right, 0.0% unusable",
+      "p2 50.0% of labels right, 0.0% unusable",
       "split: the votes on 75.0% of the utterances with valid votes",
       "ECE by number of votes, without S = 0: 1: ",
       f"report: {self.folder / 'out'}",
@@ -163,7 +163,7 @@ class ReportCommandTest(absltest.TestCase):
     run = self._run("out", "--config.dataset.task=multi_label")
     self.assertEqual(run.returncode, 0, run.stderr)
     # Yes or no to two classes: p1 is right in all eight.
-    self.assertIn("p1 100.0% right", run.stdout)
+    self.assertIn("p1 100.0% of yes and no right", run.stdout)
 
   def test_refuses_in_one_line(self):
     run = self._run("out", "--config.votes.split=dev")
