@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from configs import quickstart
 from labeling import ask, client, limits
@@ -196,6 +196,7 @@ def main(argv):
   """Runs the command; see the module's text."""
   if len(argv) > 1:
     raise app.UsageError(f"Flags only, got {argv[1:]}.")
+  logging.set_verbosity(logging.WARNING)  # httpx would tell of every request
   config = quickstart.get_config()
   config.labeling.model = "simulated"
   with tempfile.TemporaryDirectory() as folder:
