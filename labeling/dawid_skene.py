@@ -43,6 +43,7 @@ def dawid_skene(
   U, C = len(votes.voted.labelled_U), len(votes.classes)
   _, valid_UxC = votes.counts()
   one_answer = votes.one_answer(task)
+  _LOG.info("Dawid-Skene: %d rounds over %d votes.", _ITERATIONS, len(votes))
   if one_answer:
     posterior_UxC = _fit(votes, votes.valid_V, votes.answers(), C + 1)[:, :C]
   else:
@@ -84,7 +85,6 @@ def _fit(
         "label": answer_V[used_V],
       }
     )
-    _LOG.info("Dawid-Skene: %d rounds over %d votes.", _ITERATIONS, len(table))
     # Its own stop would come too soon: the bound that it watches counts the
     # prior once a vote and not once an utterance, and falls while the
     # likelihood still rises.

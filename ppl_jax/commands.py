@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,9 @@ def user_errors() -> Iterator[None]:
   """
   try:
     yield
+  except BrokenPipeError:  # whoever reads the output, such as `head`, left
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
   except (ValueError, ConnectionError) as error:
     _LOG.debug("Where it was found:", exc_info=True)
     sys.exit(f"error: {error}")

@@ -26,13 +26,13 @@ class MainTest(absltest.TestCase):
     self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     self.votes = self.folder / "votes.sqlite"
 
-  def command(self, url, *flags):
+  def command(self, url, *flags, dialogues=DIALOGUES):
     return [
       sys.executable,
       "-m",
       "labeling.main",
       "--config=configs/quickstart.py",
-      f"--config.dataset.options.train={DIALOGUES}",
+      f"--config.dataset.options.train={dialogues}",
       "--config.dataset.options.validation=1",
       "--config.dataset.options.test=1",
       f"--config.labeling.endpoint={url}",
@@ -75,8 +75,11 @@ class MainTest(absltest.TestCase):
 
   def test_killed_at_random_it_goes_on(self):
     rng = random.Random(0)
-    with asking.server(DIALOGUES, latency=0.1) as server:
-      command = self.command(server.url, "--config.labeling.concurrency=4")
+    dialogues = DIALOGUES * -(-KILLS // 5)  # so that no run is done before
+    with asking.server(dialogues, latency=0.1) as server:
+      command = self.command(
+        server.url, "--config.labeling.concurrency=4", dialogues=dialogues
+      )
       killed = 0
       while True:
         process = commands.start(command)
@@ -96,7 +99,7 @@ class MainTest(absltest.TestCase):
       settings = asking.settings(server.url)
       wanted = {
         (r.key, s)
-        for r in asking.requests(settings, DIALOGUES)
+        for r in asking.requests(settings, dialogues)
         for s in r.samples
       }
       self.assertEqual(set(asking.stored(self.votes)), wanted)
@@ -107,6 +110,10 @@ class MainTest(absltest.TestCase):
       db.close()
       self.assertLessEqual(lost, 4 * KILLS)
       answered = sum(len(record["choices"] or ()) for record in server.log)
+      print(
+        f"{killed} kills, {lost} calls in flight then, {len(wanted)} answers"
+      )
+      print(f"answered twice: {answered - len(wanted)}")
       # Twice is only what was in flight at a kill; a call asks for 4 at most.
       self.assertLessEqual(answered - len(wanted), 4 * lost)
 
@@ -147,7 +154,7 @@ class MainTest(absltest.TestCase):
         "-m",
         "labeling.scores",
         "--config=configs/quickstart.py",
-        f"--config.dataset.options.train={DIALOGUES}",
+        f"--config.dataset.options.train={dialogues}",
         "--config.dataset.options.validation=1",
         "--config.dataset.options.test=1",
         f"--scores={scores}",

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import shlex
 import sys
 import tempfile
 
@@ -120,6 +121,11 @@ class TrialTest(absltest.TestCase):
     )
     self.assertEqual(status, 0, output)
     self.assertIn("<dialogue>\n[1] ", output)
+    # Whoever reads may leave early.
+    show = shlex.join([*module, "show", "--config=configs/quickstart.py"])
+    status, output = commands.run(["bash", "-c", f"{show} | head -n 1"])
+    self.assertEqual(status, 0, output)
+    self.assertEqual(output, "=== plain\n")
     status, output = commands.run([*module, "lift"])
     self.assertEqual(status, 1)
     self.assertIn("Give one of list, show, score, improve", output)
