@@ -154,7 +154,7 @@ class MainTest(absltest.TestCase):
         "-m",
         "labeling.scores",
         "--config=configs/quickstart.py",
-        f"--config.dataset.options.train={dialogues}",
+        f"--config.dataset.options.train={DIALOGUES}",
         "--config.dataset.options.validation=1",
         "--config.dataset.options.test=1",
         f"--scores={scores}",
