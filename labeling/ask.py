@@ -19,6 +19,9 @@ from labeling.store import Answer, Outcome, Store
 Status = parse.Status
 _BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0  # seconds
 _OVERLOAD = (429, 503, 529)
+_OVERLOADED = (Status.TIMEOUT, Status.CONNECTION)
+_LOOK_UP = 1.0  # seconds, to see whether it was stopped
+_MOST_FAILURES = 50  # calls one after another that bring nothing
 
 
 def answers_of(request: Request, samples, choices) -> list[Answer]:
@@ -92,6 +95,31 @@ def keep(
     progress.calls[reply.status] += 1
 
 
+def keep_question(store: Store, request: Request, endpoint: str) -> None:
+  """Keeps what a request asks, and reads answers that waited for it."""
+
+  def read(text, finish_reason):
+    return answers_of(request, (0,), [(text, finish_reason, None)])[0]
+
+  store.ask(request, endpoint)
+  store.read_unread(request, read)
+
+
+def unread(samples, choices) -> list[Answer]:
+  """Keeps answers for when it is known what was asked."""
+  return [
+    Answer(
+      sample,
+      Status.REFUSED if refusal else Status.UNREAD,
+      refusal or text,
+      finish_reason,
+    )
+    for sample, (text, finish_reason, refusal) in zip(
+      samples, choices, strict=False
+    )
+  ]
+
+
 class AskerBase:
   """What every way of asking needs.
 
@@ -124,6 +152,8 @@ class AskerBase:
       and store.fact(f"json_schema: {self._server}") != "no"
     )
     self._takes_schema = self._may_schema
+    # (request, whether several answers, whether with a schema) that was refused
+    self._refused: set[tuple[str, bool, bool]] = set()
 
   def stop(self) -> bool:
     """Starts no more calls; says whether that is news."""
@@ -132,14 +162,29 @@ class AskerBase:
 
   def _one_at_a_time(self) -> None:
     """Keeps that the server gives one answer where several are asked for."""
-    self._takes_n = False
-    self._store.learn(f"n: {self._server}", "no")
+    if self._takes_n:
+      self._takes_n = False
+      self._store.learn(f"n: {self._server}", "no")
 
-  def _answers_without_schema(self) -> None:
-    """Keeps that the server refused with a JSON schema what it now answered."""
-    if self._may_schema:
-      self._may_schema = False
-      self._store.learn(f"json_schema: {self._server}", "no")
+  def _rejected(self, key: str, several: bool, with_schema: bool) -> bool:
+    """Takes note of a refusal; says whether there is a simpler form to try."""
+    self._refused.add((key, several, with_schema))
+    # Without the schema, then one answer at a time, then as it was before.
+    self._takes_schema = self._may_schema and not with_schema
+    return with_schema or several
+
+  def _accepted(self, key: str, several: bool, with_schema: bool) -> None:
+    """Takes note of what the server bears that refused the same otherwise."""
+    if not several and (key, True, with_schema) in self._refused:
+      self._one_at_a_time()
+    if not with_schema and (key, several, True) in self._refused:
+      if self._may_schema:
+        self._store.learn(f"json_schema: {self._server}", "no")
+      self._may_schema = self._takes_schema = False
+    elif self._refused:
+      self._refused -= {
+        (key, one, other) for one in (False, True) for other in (False, True)
+      }
 
 
 class Asker(AskerBase):
@@ -156,8 +201,17 @@ class Asker(AskerBase):
     self._later: list[_Task] = []
     self._tasks: collections.Counter[str] = collections.Counter()
     self._changed = asyncio.Condition()
+    self._parked: dict[str, list[Request]] = {}
+    self._ready: list[Request] = []
     self._random = random.Random()
+    self._failures = 0  # one after another
     self._fatal = ""
+
+  def stop(self) -> bool:
+    """Starts no more calls; says whether that is news."""
+    news = super().stop()
+    self._gate.let_go()
+    return news
 
   @property
   def in_flight(self) -> int:
@@ -178,9 +232,19 @@ class Asker(AskerBase):
       chat.FatalError: the server will refuse every request. What was in flight
         came in before.
     """
-    async with asyncio.TaskGroup() as group:
-      for _ in range(self._settings.concurrency):
-        group.create_task(self._work(requests))
+    waiting = self._store.open_batches(self._settings.endpoint)
+    if waiting:
+      raise ValueError(
+        f"{self._store.path} must have no batches at the server, got"
+        f" {len(waiting)}. Give --batch to collect them first; what they ask"
+        " for would be paid for twice."
+      )
+    try:
+      async with asyncio.TaskGroup() as group:
+        for _ in range(self._settings.concurrency):
+          group.create_task(self._work(requests))
+    except ExceptionGroup as group:
+      raise group.exceptions[0] from None
     if self._fatal:
       raise chat.FatalError(self._fatal)
     return not self._stopping
@@ -196,6 +260,7 @@ class Asker(AskerBase):
           self._tasks[task.request.key] -= 1
           if not self._tasks[task.request.key]:
             del self._tasks[task.request.key]
+            self._ready += self._parked.pop(task.request.key, [])
           self._changed.notify_all()
 
   async def _next(self, requests: Iterator[Request]) -> _Task | None:
@@ -210,9 +275,9 @@ class Asker(AskerBase):
           return task
         if not self._tasks:
           return None
-        wait = self._later[0].due - now if self._later else None
+        wait = self._later[0].due - now if self._later else _LOOK_UP
         try:
-          async with asyncio.timeout(wait):
+          async with asyncio.timeout(min(wait, _LOOK_UP)):
             await self._changed.wait()
         except TimeoutError:
           continue
@@ -221,17 +286,27 @@ class Asker(AskerBase):
 
   def _new(self, requests: Iterator[Request]) -> _Task | None:
     """Returns the next request that lacks an answer, if there is one."""
+    while self._ready:
+      if task := self._lacking(self._ready.pop()):
+        return task
     for request in requests:
-      self._store.ask(request, self._settings.endpoint)
-      # Dialogues of equal text share a request: the first one asks.
-      if request.key in self._tasks:
-        continue
-      samples = self._store.missing(request)
-      self.progress.there += len(request.samples) - len(samples)
-      if samples:
-        self._tasks[request.key] += 1
-        return _Task(0.0, next(self._numbers), request, samples)
+      keep_question(self._store, request, self._settings.endpoint)
+      if task := self._lacking(request):
+        return task
     return None
+
+  def _lacking(self, request: Request) -> _Task | None:
+    """Returns what a request lacks, if nobody asks for it now."""
+    # Dialogues of equal text share a request, each with samples of its own.
+    if request.key in self._tasks:
+      self._parked.setdefault(request.key, []).append(request)
+      return None
+    samples = self._store.missing(request)
+    self.progress.there += len(request.samples) - len(samples)
+    if not samples:
+      return None
+    self._tasks[request.key] += 1
+    return _Task(0.0, next(self._numbers), request, samples)
 
   def _again(self, task: _Task, samples, delay=0.0, tries=0) -> None:
     """Asks again later, or gives up after the last try."""
@@ -271,10 +346,19 @@ class Asker(AskerBase):
     cost: float | None = 0.0  # until it goes out
     try:
       async with self._gate.call(sum(request.tokens_estimate)) as started:
+        if self._stopping:
+          return
         number = self._store.begin(request.key, samples, reserved)
         cost = None
         reply = await chat.call(self._client, body, settings.timeout)
         cost = chat.cost_of(self._settings, reply)
+        if cost is not None and cost > reserved and self._budget.capped:
+          self._stop_for(
+            "An answer must not cost more than was set aside for it, got"
+            f" {cost:.6f} for {reserved:.6f}: the server does not hold to"
+            f" {settings.max_tokens_name}. Set config.labeling.max_tokens_name"
+            " to the name that it takes, such as max_tokens."
+          )
         answers = answers_of(request, samples, reply.choices)
         keep(
           self._store,
@@ -296,14 +380,15 @@ class Asker(AskerBase):
   ) -> None:
     """Asks again for what the call did not bring."""
     tries = task.tries + 1
+    key, several = task.request.key, len(samples) > 1
     if reply.fatal:
-      self._fatal = reply.fatal
-      self.stop()
+      self._stop_for(reply.fatal)
       return
     if reply.status == Status.VALID:
+      self._failures = 0
       self._gate.answered()
-      if not with_schema:
-        self._answers_without_schema()
+      if answers:
+        self._accepted(key, several, with_schema)
       missing = samples[len(answers) :]
       if missing and answers:
         self._one_at_a_time()
@@ -314,19 +399,36 @@ class Asker(AskerBase):
       self._again(task, failed, tries=tries)
       return
     if reply.status == Status.REJECTED:
+      simpler = self._rejected(key, several, with_schema)
       if with_schema:
-        # The schema may be what it does not take; without it we shall see.
-        self._takes_schema = False
         self._again(task, samples, tries=task.tries)
-      elif len(samples) > 1:
+      elif several:
         for sample in samples:
           self._again(task, (sample,), tries=task.tries)
       else:
-        self._takes_schema = self._may_schema  # it was not the schema
         self._again(task, samples, tries=self._settings.max_tries)
+      if not simpler:
+        self._failed(reply)
       return
+    if reply.status != Status.RATE_LIMITED:
+      self._failed(reply)
     delay = min(_LONGEST_BACKOFF, _BACKOFF * 2**task.tries)
     delay *= self._random.uniform(0.5, 1.5)
-    if reply.code in _OVERLOAD or reply.status == Status.TIMEOUT:
+    if reply.code in _OVERLOAD or reply.status in _OVERLOADED:
       self._gate.overloaded(started, reply.retry_after)
     self._again(task, samples, max(delay, reply.retry_after or 0.0), tries)
+
+  def _failed(self, reply: chat.Reply) -> None:
+    """Counts a call that brought nothing; stops after many."""
+    self._failures += 1
+    if self._failures >= _MOST_FAILURES:
+      self._stop_for(
+        f"The server must answer, got {self._failures} failures one after"
+        f" another, the last: {reply.detail}. Check config.labeling.endpoint,"
+        " and give the same command again."
+      )
+
+  def _stop_for(self, message: str) -> None:
+    """Stops for good; what is in flight comes in."""
+    self._fatal = self._fatal or message
+    self.stop()

@@ -84,7 +84,9 @@ class BatchAsker(ask.AskerBase):
     super().__init__(*args)
     self._open: list[_Batch] = []
     self._again: collections.deque[_Task] = collections.deque()
-    self._asked: set[str] = set()  # keys of requests that are under way
+    # How many tasks of a request are under way, and who waits for them.
+    self._asked: collections.Counter[str] = collections.Counter()
+    self._parked: dict[str, list[Request]] = {}
 
   @property
   def in_flight(self) -> int:
@@ -93,6 +95,16 @@ class BatchAsker(ask.AskerBase):
 
   async def run(self, requests: Iterator[Request]) -> bool:
     """Asks for what the store lacks; see `ask.Asker.run`."""
+    try:
+      return await self._run(requests)
+    except openai.OpenAIError as error:
+      raise chat.FatalError(
+        f"The server must answer, got {error}. Check config.labeling.endpoint,"
+        " and give the same command again; what was handed over is collected"
+        " then."
+      ) from error
+
+  async def _run(self, requests: Iterator[Request]) -> bool:
     await self._adopt()
     tasks = self._lacking(requests)
     if self._open:  # answers can be read once the plan has told the questions
@@ -110,7 +122,7 @@ class BatchAsker(ask.AskerBase):
 
   async def _adopt(self) -> None:
     """Finds the batches of an earlier run at the server."""
-    known = self._store.open_batches()
+    known = self._store.open_batches(self._settings.endpoint)
     remotes = {name: remote for name, remote, _ in known if remote}
     if len(remotes) < len(known):
       async for remote in self._client.batches.list():
@@ -120,9 +132,7 @@ class BatchAsker(ask.AskerBase):
     for name, _, tokens in known:
       calls = {
         call: _Call(key, samples, reserved)
-        for key, (call, samples, reserved) in self._store.batch_calls(
-          name
-        ).items()
+        for call, key, samples, reserved in self._store.batch_calls(name)
       }
       if name in remotes:
         self._store.name_batch(name, remotes[name])
@@ -140,26 +150,41 @@ class BatchAsker(ask.AskerBase):
 
   def _lacking(self, requests: Iterator[Request]) -> Iterator[_Task]:
     """Yields what is neither in the store nor under way."""
-    adopted = {
-      call.key: (batch, number)
-      for batch in self._open
-      for number, call in batch.calls.items()
-    }
+    adopted = collections.defaultdict(list)
+    for batch in self._open:
+      for number, call in batch.calls.items():
+        adopted[call.key].append((batch, number))
     for request in requests:
-      self._store.ask(request, self._settings.endpoint)
-      if request.key in self._asked:  # a dialogue of equal text
-        continue
-      samples = self._store.missing(request)
-      self.progress.there += len(request.samples) - len(samples)
-      if request.key in adopted:
-        batch, number = adopted[request.key]
+      ask.keep_question(self._store, request, self._settings.endpoint)
+      for batch, number in adopted.pop(request.key, ()):
         call = batch.calls[number]
         task = _Task(request, call.samples)
         batch.calls[number] = dataclasses.replace(call, task=task)
-        samples = tuple(s for s in samples if s not in call.samples)
-      if samples:
-        self._asked.add(request.key)
-        yield _Task(request, samples)
+        self._asked[request.key] += 1
+      if task := self._task(request):
+        yield task
+
+  def _task(self, request: Request) -> _Task | None:
+    """Returns what a request lacks, if nobody asks for it now."""
+    # Dialogues of equal text share a request, each with samples of its own.
+    if self._asked[request.key]:
+      self._parked.setdefault(request.key, []).append(request)
+      return None
+    samples = self._store.missing(request)
+    self.progress.there += len(request.samples) - len(samples)
+    if not samples:
+      return None
+    self._asked[request.key] += 1
+    return _Task(request, samples)
+
+  def _done(self, key: str) -> None:
+    """Lets those go on that wait for a request."""
+    self._asked[key] -= 1
+    if not self._asked[key]:
+      del self._asked[key]
+      for request in self._parked.pop(key, ()):
+        if task := self._task(request):
+          self._again.append(task)
 
   async def _hand_over(
     self, ahead: _Task | None, tasks: Iterator[_Task]
@@ -177,6 +202,7 @@ class BatchAsker(ask.AskerBase):
         if not self._takes_n and len(task.samples) > 1:
           for sample in task.samples[1:]:
             self._again.append(_Task(task.request, (sample,), task.tries))
+            self._asked[task.request.key] += 1
           task.samples = task.samples[:1]
         line = self._line(task)
         room = self._bound(task)
@@ -211,7 +237,7 @@ class BatchAsker(ask.AskerBase):
         if not own:
           ahead = next(tasks, None)
       if lines:
-        self._store.begin_batch(name, tokens - waiting)
+        self._store.begin_batch(name, self._settings.endpoint, tokens - waiting)
     if lines:
       batch = _Batch(name, "", tokens - waiting, calls)
       await self._send(batch, b"".join(lines))
@@ -310,6 +336,8 @@ class BatchAsker(ask.AskerBase):
       rest = dataclasses.replace(rest, detail=detail)
     self._open.remove(batch)
     await self._end(batch, replies, rest)
+    if remote.status == "failed" and not replies:  # its queue may be full
+      await asyncio.sleep(self._settings.batch_poll)
     return True
 
   async def _end(
@@ -334,11 +362,14 @@ class BatchAsker(ask.AskerBase):
         cost = 0.0 if number in replies else rest_cost
         if reply.usage is not None:
           cost = self._settings.price_batch * self._settings.cost(*reply.usage)
-        answers = []
+        elif reply.choices:
+          cost = None
         if call.task is not None:
           answers = ask.answers_of(
             call.task.request, call.samples, reply.choices
           )
+        else:
+          answers = ask.unread(call.samples, reply.choices)
         ask.keep(
           self._store, self.progress, number, call.key, reply, cost, answers
         )
@@ -352,22 +383,21 @@ class BatchAsker(ask.AskerBase):
 
   def _follow_up(self, call: _Call, reply: chat.Reply, answers) -> None:
     """Puts into the next batch what this one did not bring."""
-    tries = call.task.tries + 1
+    tries, several = call.task.tries + 1, len(call.samples) > 1
     if answers and len(answers) < len(call.samples):
       self._one_at_a_time()
-    if answers and call.with_schema is False:
-      self._answers_without_schema()
-    if reply.status == ask.Status.REJECTED and call.with_schema:
-      self._takes_schema = False
+    if call.with_schema is not None:
+      if answers:
+        self._accepted(call.key, several, call.with_schema)
+      elif reply.status == ask.Status.REJECTED:
+        self._rejected(call.key, several, call.with_schema)
     valid = {a.sample for a in answers if a.status == ask.Status.VALID}
     missing = tuple(s for s in call.samples if s not in valid)
-    if not missing:
-      self._asked.discard(call.key)
-    elif tries < self._settings.max_tries:
+    if missing and tries < self._settings.max_tries:
       self._again.append(_Task(call.task.request, missing, tries))
-    else:
-      self._asked.discard(call.key)
-      self.progress.given_up += len(missing)
+      return
+    self.progress.given_up += len(missing)
+    self._done(call.key)
 
 
 def _replies(content: bytes) -> dict[int, chat.Reply]:

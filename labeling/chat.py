@@ -14,6 +14,10 @@ from labeling.settings import Settings
 Status = parse.Status
 
 
+# The client's library changes its name; those of its errors stay.
+_NOT_SENT = ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
+
+
 class FatalError(ValueError):
   """The server will refuse every request; says why and what to do."""
 
@@ -30,6 +34,7 @@ class Reply:
     detail: what went wrong, in short.
     retry_after: seconds that the server asks to be left alone.
     fatal: why every request will be refused, and what to do; else empty.
+    sent: whether the server can have got the request.
   """
 
   status: Status
@@ -39,6 +44,7 @@ class Reply:
   detail: str = ""
   retry_after: float | None = None
   fatal: str = ""
+  sent: bool = True
 
 
 async def call(
@@ -61,7 +67,14 @@ async def call(
     return Reply(Status.TIMEOUT, detail=f"no answer within {timeout:g} s")
   except openai.APIStatusError as e:
     return refused(e)
-  except (openai.APIConnectionError, json.JSONDecodeError, ValueError) as e:
+  except openai.APIConnectionError as e:
+    cause = e.__cause__ or e
+    return Reply(
+      Status.CONNECTION,
+      detail=f"{type(cause).__name__}: {cause}",
+      sent=type(cause).__name__ not in _NOT_SENT,
+    )
+  except ValueError as e:
     return Reply(Status.CONNECTION, detail=f"{type(e).__name__}: {e}")
   return read_reply(reply)
 
@@ -108,7 +121,7 @@ def refused(error: openai.APIStatusError) -> Reply:
       f"The server must have the model, got {detail}. Check"
       " config.labeling.model and config.labeling.endpoint."
     )
-  elif getattr(error, "code", None) == "insufficient_quota":
+  elif code == 402 or getattr(error, "code", None) == "insufficient_quota":
     fatal = (
       f"The account must have money left, got {detail}. Fill it up, and run the"
       " same command again."
@@ -146,6 +159,6 @@ def cost_of(settings: Settings, reply: Reply) -> float | None:
   """Returns what a call took; None where the server may have taken all."""
   if reply.usage is not None:
     return settings.cost(*reply.usage)
-  if reply.code and reply.code < 500:
-    return 0.0  # refused before any work was done
+  if not reply.sent or (reply.code and reply.code < 500):
+    return 0.0  # no work was done
   return None

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import aiolimiter
 
+_LOOK_UP = 1.0  # seconds
+
 
 class BudgetSpentError(Exception):
   """The next call might cost more than is left."""
@@ -24,6 +26,11 @@ class Budget:
     self._cap, self.spent, self._in_flight = cap, spent, 0.0
     self._calls = 0
     self._changed = asyncio.Condition()
+
+  @property
+  def capped(self) -> bool:
+    """Whether there is a cap."""
+    return self._cap is not None
 
   async def reserve(self, amount: float) -> None:
     """Sets money aside, waiting for calls in flight to cost less.
@@ -93,8 +100,9 @@ class Gate:
     self._requests = self._tokens = None
     # A tenth of a minute's worth may go out at once.
     if requests_per_minute:
+      burst = max(1.0, requests_per_minute / 10)
       self._requests = aiolimiter.AsyncLimiter(
-        max(1.0, requests_per_minute / 10), 6
+        burst, 60 * burst / requests_per_minute
       )
     if tokens_per_minute:
       self._tokens = aiolimiter.AsyncLimiter(tokens_per_minute, 60)
@@ -112,12 +120,16 @@ class Gate:
       self.in_flight += 1
     try:
       while (wait := self._open_at - self._clock()) > 0:
-        await asyncio.sleep(wait)
+        await asyncio.sleep(min(wait, _LOOK_UP))
       yield self._clock()
     finally:
       async with self._free:
         self.in_flight -= 1
         self._free.notify()
+
+  def let_go(self) -> None:
+    """Ends the rest that a server asked for; what waits is not to be sent."""
+    self._open_at = -float("inf")
 
   def answered(self) -> None:
     """Takes note of an answer."""

@@ -86,13 +86,7 @@ def main(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
       print("\n".join(_dry_run(job, settings)))
       return
-    if _MAX_COST.value is not None and not (
-      settings.price_input or settings.price_output
-    ):
-      raise ValueError(
-        "--max_cost needs prices, got none. Set --config.labeling.price_input"
-        " and price_output, in money for a million tokens."
-      )
+    settings.check_cap(_MAX_COST.value)
     client = client_lib.connect(settings)
     store = Store(pathlib.Path(_VOTES.value).expanduser())
     try:
@@ -107,7 +101,11 @@ def main(argv: Sequence[str]) -> None:
         config.votes.none_label,
       )
       lines = aggregate.write(
-        _SCORES.value, votes, job.dataset, config.votes.split, about=about
+        pathlib.Path(_SCORES.value).expanduser(),
+        votes,
+        job.dataset,
+        config.votes.split,
+        about=about,
       )
       print("\n".join(lines))
   if not done:
@@ -154,7 +152,7 @@ def _dry_run(job: _Job, settings: Settings) -> list[str]:
     prompt += question
     completion += wanted * answer
     bound += settings.cost(
-      request.prompt_tokens_bound, wanted * settings.max_tokens
+      wanted * request.prompt_tokens_bound, wanted * settings.max_tokens
     )
   spent = 0.0
   if store is not None:
@@ -171,8 +169,8 @@ def _dry_run(job: _Job, settings: Settings) -> list[str]:
   if settings.price_input or settings.price_output:
     cost = factor * settings.cost(prompt, completion)
     lines.append(
-      f"cost: about {cost:.2f}, at most {factor * bound:.2f}; {spent:.2f} spent"
-      " before"
+      f"cost: about {cost:.2f}, at most {factor * bound:.2f} before"
+      f" retries; {spent:.2f} spent so far"
     )
   else:
     lines.append(
@@ -183,7 +181,7 @@ def _dry_run(job: _Job, settings: Settings) -> list[str]:
 
 
 async def _label(client, settings: Settings, store: Store, job: _Job) -> bool:
-  """Asks for all that is missing and shows how it goes; says if all was."""
+  """Asks for all that is missing and shows how it goes; says if all came."""
   budget = limits.Budget(_MAX_COST.value, store.spent())
   total = job.answers()
   bar = tqdm.tqdm(total=total, unit="answer", desc="labeling")
@@ -207,7 +205,7 @@ async def _label(client, settings: Settings, store: Store, job: _Job) -> bool:
     bar.close()
     await client.close()
   print("\n".join(_summary(asker.progress, budget.spent, done)))
-  return done
+  return done and not asker.progress.given_up
 
 
 def _interrupt(asker, task: asyncio.Future) -> None:

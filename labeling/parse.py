@@ -25,6 +25,10 @@ class Status(enum.StrEnum):
   OFF_LABEL = "off_label"
   PARTIAL = "partial"
   MISMATCHED = "mismatched"
+  # Valid, and not needed any more.
+  DUPLICATE = "duplicate"
+  # Collected when nobody could tell what was asked; read when somebody can.
+  UNREAD = "unread"
   # Without an answer.
   RATE_LIMITED = "rate_limited"
   SERVER_ERROR = "server_error"

@@ -30,7 +30,9 @@ from ppl_jax import calibration, commands
 from ppl_jax.data import vote_columns
 
 _VOTES = flags.DEFINE_multi_string(
-  "votes", None, "JSON lines, or gzipped ones; may be given several times."
+  "votes",
+  None,
+  "A vote store, or JSON lines, gzipped or not; may be given several times.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write into.")
 _MOST_SPLIT = 1_000
@@ -269,7 +271,7 @@ def main(argv: Sequence[str]) -> None:
     votes, _ = votes_lib.read(
       _VOTES.value, dialogues, dataset.classes, config.votes.none_label
     )
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(_OUTPUT.value).expanduser()
     summary = write_report(votes, dataset.task, output, config.seed)
   print("\n".join(summary))
 

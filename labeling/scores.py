@@ -11,6 +11,7 @@ few dialogues, `--gold_dialogues=100` of them or those of `--gold_ids=FILE`.
 Quality is then that of the other dialogues, whatever the aggregation.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 from absl import flags
@@ -102,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
     report = make_scores(
       commands.CONFIG.value,
       _VOTES.value,
-      _SCORES.value,
+      pathlib.Path(_SCORES.value).expanduser(),
       method=_AGGREGATION.value,
       gold_dialogues=_GOLD_DIALOGUES.value,
       gold_ids=_GOLD_IDS.value,

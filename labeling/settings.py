@@ -84,6 +84,16 @@ class Settings:
           f"config.labeling.{name} must be at least {least}, got {value}."
           " Raise it."
         )
+    reserved = {
+      *("model", "messages", "n", "stream", "max_tokens", "response_format"),
+      *("max_completion_tokens", self.max_tokens_name),
+    }
+    taken = sorted(reserved & set(self.extra_body))
+    if taken:
+      raise ValueError(
+        "config.labeling.extra_body must leave alone what has a setting of its"
+        f" own or is ours to fill in, got {', '.join(taken)}. Take it out."
+      )
     if self.structured not in ("auto", "never"):
       raise ValueError(
         "config.labeling.structured must be 'auto' or 'never', got"
@@ -102,6 +112,14 @@ class Settings:
     values["extra_body"] = dict(values["extra_body"])
     values["endpoint"] = values["endpoint"].rstrip("/")
     return cls(seed=config["seed"], **values)
+
+  def check_cap(self, max_cost: float | None) -> None:
+    """Raises ValueError for a --max_cost that nothing can come up to."""
+    if max_cost is not None and not (self.price_input or self.price_output):
+      raise ValueError(
+        "--max_cost needs prices, got none. Set --config.labeling.price_input"
+        " and price_output, in money for a million tokens."
+      )
 
   def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
     """Returns the money that a call of so many tokens costs."""

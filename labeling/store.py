@@ -19,12 +19,12 @@ import os
 import pathlib
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from labeling import parse
 from labeling.plan import Request
 
-FORMAT = 1
+FORMAT = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (
   name TEXT PRIMARY KEY, value TEXT NOT NULL
@@ -45,7 +45,8 @@ CREATE TABLE IF NOT EXISTS calls (
 CREATE INDEX IF NOT EXISTS calls_batch ON calls (batch);
 CREATE INDEX IF NOT EXISTS calls_request ON calls (request);
 CREATE TABLE IF NOT EXISTS batches (
-  batch TEXT PRIMARY KEY, remote TEXT, tokens INTEGER NOT NULL,
+  batch TEXT PRIMARY KEY, endpoint TEXT NOT NULL, remote TEXT,
+  tokens INTEGER NOT NULL,
   collected INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS answers (
@@ -110,6 +111,11 @@ class Store:
 
   def __init__(self, path: str | os.PathLike[str]):
     self.path = pathlib.Path(path)
+    if self.path.is_dir():
+      raise ValueError(
+        f"--votes must name a file, got the folder {self.path}. Name a file in"
+        " it."
+      )
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self._lock = open(f"{self.path}.lock", "w")  # noqa: SIM115, until close
     try:
@@ -162,12 +168,40 @@ class Store:
 
   def missing(self, request: Request) -> tuple[int, ...]:
     """Returns the samples without a valid answer, in order."""
+    done = self._valid(request.key)
+    return tuple(s for s in request.samples if s not in done)
+
+  def _valid(self, request: str) -> set[int]:
     rows = self._db.execute(
       "SELECT sample FROM answers WHERE request = ? AND status = 'valid'",
-      (request.key,),
+      (request,),
     )
-    done = {sample for (sample,) in rows}
-    return tuple(s for s in request.samples if s not in done)
+    return {sample for (sample,) in rows}
+
+  def read_unread(
+    self, request: Request, read: Callable[[str | None, str | None], Answer]
+  ) -> None:
+    """Reads answers that came when nobody could tell what was asked.
+
+    Args:
+      request: that they answer.
+      read: returns an answer from its text and finish_reason.
+    """
+    rows = self._db.execute(
+      "SELECT sample, call, raw, finish_reason FROM answers WHERE request = ?"
+      " AND status = 'unread'",
+      (request.key,),
+    ).fetchall()
+    for sample, call, raw, finish_reason in rows:
+      answer = read(raw, finish_reason)
+      answer = dataclasses.replace(answer, sample=sample)
+      status = _status(answer, self._valid(request.key))
+      votes = _votes_json(answer) if status == parse.Status.VALID else None
+      self._db.execute(
+        "UPDATE answers SET status = ?, votes = ? WHERE request = ? AND"
+        " sample = ? AND call = ?",
+        (status, votes, request.key, sample, call),
+      )
 
   def ask(self, request: Request, endpoint: str) -> None:
     """Keeps what a request asks, and of which dialogue."""
@@ -243,8 +277,12 @@ class Store:
   def finish(
     self, call: int, request: str, outcome: Outcome, answers: Sequence[Answer]
   ) -> None:
-    """Keeps how a call ended and what it brought, in one transaction."""
+    """Keeps how a call ended and what it brought, in one transaction.
+
+    Of several valid answers for a sample the first stays its answer.
+    """
     with self.transaction():
+      valid = self._valid(request)
       self._db.execute(
         "UPDATE calls SET cost = ?, status = ?, detail = ?, latency = ?,"
         " prompt_tokens = ?, completion_tokens = ? WHERE call = ?",
@@ -265,27 +303,29 @@ class Store:
             request,
             a.sample,
             call,
-            a.status,
+            status,
             a.raw,
             a.finish_reason,
-            json.dumps([[v.utterance, list(v.labels)] for v in a.votes])
-            if a.status == parse.Status.VALID
-            else None,
+            _votes_json(a) if status == parse.Status.VALID else None,
           )
           for a in answers
+          for status in [_status(a, valid)]
         ],
       )
 
-  def open_batches(self) -> list[tuple[str, str | None, int]]:
+  def open_batches(self, endpoint: str) -> list[tuple[str, str | None, int]]:
     """Returns (batch, its id at the server, tokens) of those to collect."""
     return self._db.execute(
-      "SELECT batch, remote, tokens FROM batches WHERE NOT collected"
+      "SELECT batch, remote, tokens FROM batches WHERE NOT collected AND"
+      " endpoint = ?",
+      (endpoint,),
     ).fetchall()
 
-  def begin_batch(self, batch: str, tokens: int) -> None:
+  def begin_batch(self, batch: str, endpoint: str, tokens: int) -> None:
     """Keeps that a batch is about to be handed over."""
     self._db.execute(
-      "INSERT INTO batches (batch, tokens) VALUES (?, ?)", (batch, tokens)
+      "INSERT INTO batches (batch, endpoint, tokens) VALUES (?, ?, ?)",
+      (batch, endpoint, tokens),
     )
 
   def name_batch(self, batch: str, remote: str) -> None:
@@ -302,17 +342,17 @@ class Store:
 
   def batch_calls(
     self, batch: str
-  ) -> dict[str, tuple[int, tuple[int, ...], float]]:
-    """Returns from request to (call, samples, reserved) of calls not ended."""
+  ) -> list[tuple[int, str, tuple[int, ...], float]]:
+    """Returns (call, request, samples, reserved) of calls not ended."""
     rows = self._db.execute(
-      "SELECT request, call, samples, reserved FROM calls WHERE batch = ? AND"
+      "SELECT call, request, samples, reserved FROM calls WHERE batch = ? AND"
       " status IS NULL",
       (batch,),
     )
-    return {
-      request: (call, tuple(json.loads(samples)), reserved)
-      for request, call, samples, reserved in rows
-    }
+    return [
+      (call, request, tuple(json.loads(samples)), reserved)
+      for call, request, samples, reserved in rows
+    ]
 
   @contextlib.contextmanager
   def transaction(self) -> Iterator[None]:
@@ -346,3 +386,14 @@ class Store:
     for status, count in rows:
       counts[status] = counts.get(status, 0) + count
     return counts
+
+
+def _status(answer: Answer, valid: set[int]) -> parse.Status:
+  """What an answer counts as, beside valid answers that are there."""
+  if answer.status == parse.Status.VALID and answer.sample in valid:
+    return parse.Status.DUPLICATE
+  return answer.status
+
+
+def _votes_json(answer: Answer) -> str:
+  return json.dumps([[v.utterance, list(v.labels)] for v in answer.votes])

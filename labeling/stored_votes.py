@@ -1,8 +1,10 @@
 """Votes out of vote stores, in the form that all votes are in."""
 
+import collections
 import contextlib
 import hashlib
 import json
+import logging
 import pathlib
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,16 +13,18 @@ from typing import Any
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import vote_columns
 
+_LOG = logging.getLogger(__name__)
 _MAGIC = b"SQLite format 3\0"
 # Samples of one store, so that those of several have distinct numbers.
 _MOST_SAMPLES = 1 << 20
 _VOTES = """
 SELECT q.dialogue_id, q.model || '/' || q.prompt, q.class, q.first, q.last,
-  a.request, a.sample, MAX(a.votes)
+  a.request, a.sample, MAX(a.votes), q.text_sha256
 FROM questions q JOIN answers a ON a.request = q.request
 GROUP BY q.dialogue_id, a.request, a.sample
 ORDER BY q.dialogue_id, q.model, q.prompt, q.class, q.first, a.request, a.sample
 """
+_TEXTS = "SELECT DISTINCT dialogue_id, text_sha256 FROM questions"
 
 
 def is_store(path: pathlib.Path) -> bool:
@@ -49,16 +53,19 @@ def read_into(
     ValueError: another dataset was labelled, or the file is no vote store.
   """
   with _open(path) as db:
-    _check_texts(path, db, dialogues)
+    texts = _texts(path, db, dialogues)
     digest = hashlib.sha256()
     builder.source(path, unit="answer")
     group, sample = None, 0
     for place, row in enumerate(db.execute(_VOTES), start=1):
+      dialogue_id, annotator, only, first, last, _, _, votes, text = row
+      if texts.get(dialogue_id, text) != text:
+        continue
       digest.update(json.dumps(row).encode())
-      dialogue_id, annotator, only, first, last, _, _, votes = row
-      # The same question in other words has another request: count through.
-      sample = sample + 1 if row[:4] == group else number * _MOST_SAMPLES
-      group = row[:4]
+      # The same question in other words has another request, and one about as
+      # many utterances at once as were asked then: count through.
+      sample = sample + 1 if row[:3] == group else number * _MOST_SAMPLES
+      group = row[:3]
       answers = [(u, None) for u in range(first, last + 1)]
       if votes is not None:
         answers = json.loads(votes)
@@ -109,13 +116,34 @@ def _open(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
     db.close()
 
 
-def _check_texts(path, db, dialogues) -> None:
-  texts = dict(db.execute("SELECT dialogue_id, text_sha256 FROM questions"))
+def _texts(path, db, dialogues) -> dict[str, str]:
+  """Returns the hash of each dialogue whose text was another one before.
+
+  Raises:
+    ValueError: all that was asked of a dialogue was of another text.
+  """
+  asked = collections.defaultdict(set)
+  for dialogue_id, text in db.execute(_TEXTS):
+    asked[dialogue_id].add(text)
+  changed = {}
   for dialogue in dialogues:
-    asked = texts.get(dialogue.dialogue_id)
-    if asked is not None and asked != dialogue.text_sha256():
+    texts = asked.get(dialogue.dialogue_id)
+    if texts is None:
+      continue
+    now = dialogue.text_sha256()
+    if now not in texts:
       raise ValueError(
         f"{path}: votes must be on the dialogues as they are now, got other"
         f" speakers or texts in dialogue {dialogue.dialogue_id!r}. Use the data"
-        " that was labelled, or label it anew into another file."
+        " that was labelled, or label it anew."
       )
+    if len(texts) > 1:
+      changed[dialogue.dialogue_id] = now
+  if changed:
+    _LOG.warning(
+      "%s: %d dialogues were labelled in other words too; those votes are left"
+      " out.",
+      path,
+      len(changed),
+    )
+  return changed

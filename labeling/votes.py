@@ -33,7 +33,7 @@ def read(
   """
   builder = vote_columns.Builder(dialogues, classes, none_label)
   stores = []
-  for path in map(pathlib.Path, paths):
+  for path in (pathlib.Path(p).expanduser() for p in paths):
     if path.is_file() and stored_votes.is_store(path):
       stored_votes.read_into(builder, path, len(stores), dialogues)
       stores.append(path)

@@ -52,7 +52,9 @@ def requests(chosen, count=6):
   return [r for d in dialogues(count) for r in made.requests(d)]
 
 
-def label(path, chosen, count=6, max_cost=None, through_batches=False):
+def label(
+  path, chosen, count=6, max_cost=None, through_batches=False, asked=None
+):
   """Labels; returns whether it came to the end, and the progress."""
 
   async def run():
@@ -62,7 +64,7 @@ def label(path, chosen, count=6, max_cost=None, through_batches=False):
     budget = limits.Budget(max_cost, store.spent())
     asker = kind(api, chosen, store, budget)
     try:
-      done = await asker.run(iter(requests(chosen, count)))
+      done = await asker.run(iter(asked or requests(chosen, count)))
     finally:
       await api.close()
       store.close()

@@ -15,6 +15,7 @@ prompts to a bank of your own, each with where it came from. Both stay within
 
 import asyncio
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -44,7 +45,12 @@ _GOLD = flags.DEFINE_integer(
 _MAX_COST = flags.DEFINE_float(
   "max_cost", None, "Most money to spend, earlier runs into --votes included."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Bank to write (YAML).")
+_OUTPUT = flags.DEFINE_string(
+  "output",
+  None,
+  "improve: bank to write (YAML); score: figures to write (JSON lines), with\n"
+  " the agreement on each class.",
+)
 _KEEP = flags.DEFINE_integer("keep", 5, "Prompts to keep.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "Rounds of new wordings.")
 
@@ -148,6 +154,10 @@ def _score() -> None:
   finally:
     store.close()
   print(trial.table(trials, setting.dataset.classes))
+  if _OUTPUT.value:
+    path = pathlib.Path(_OUTPUT.value).expanduser()
+    lines = [trial.to_json(one, setting.dataset.classes) for one in trials]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def _store() -> Store:
@@ -171,6 +181,7 @@ async def _tried(
     for d in dialogues
   )
   client = client_lib.connect(setting.settings)
+  setting.settings.check_cap(_MAX_COST.value)
   budget = limits.Budget(_MAX_COST.value, store.spent())
   with tqdm.tqdm(total=total, unit="answer", desc="trying prompts") as bar:
 
@@ -213,11 +224,14 @@ async def _rounds(setting: _Setting, store: Store) -> None:
   for number in range(1, _ROUNDS.value + 1):
     trials = await _tried(setting, store, seen)
     prompts = {prompt.id: prompt for prompt in setting.bank.prompts}
-    new = []
+    new: list[bank_lib.Prompt] = []
     for one in tqdm.tqdm(trials, desc=f"round {number}", unit="wording"):
       prompt = prompts[one.prompt_id]
       try:
-        new.append(await _proposal(setting, store, prompt, one, number))
+        taken = {*prompts, *(made.id for made in new)}
+        numbers = (f"{prompt.id}.{i}" for i in itertools.count(1))
+        name = next(name for name in numbers if name not in taken)
+        new.append(await _proposal(setting, store, prompt, one, number, name))
       except chat.FatalError:
         raise
       except ValueError as error:
@@ -237,7 +251,12 @@ async def _rounds(setting: _Setting, store: Store) -> None:
 
 
 async def _proposal(
-  setting: _Setting, store: Store, prompt, tried: trial.Trial, number: int
+  setting: _Setting,
+  store: Store,
+  prompt: bank_lib.Prompt,
+  tried: trial.Trial,
+  number: int,
+  name: str,
 ) -> bank_lib.Prompt:
   """Has the LLM reword a prompt; paid for like any call."""
   if not tried.mistakes:
@@ -271,7 +290,7 @@ async def _proposal(
     setting.bank,
     prompt,
     reply.choices[0][0],
-    prompt_id=f"{prompt.id}.{number}",
+    prompt_id=name,
     origin=f"reworded from {prompt.id} by {settings.model}, round {number}",
   )
 

@@ -66,9 +66,9 @@ def judge(
   for dialogue in dialogues:
     shape = len(dialogue.texts), len(classes)
     votes, valid = np.zeros(shape, int), np.zeros(shape, int)
+    asked += shape[0] * len(plan.draws(dialogue.dialogue_id)[prompt_id])
     for request in plan.requests(dialogue):
       cost += store.cost(request)
-      asked += len(request.question.asked) * len(request.samples)
       class_name = request.question.class_name
       could = [column[class_name]] if class_name else slice(None)
       for _, status, found in store.tries(request):
@@ -145,7 +145,7 @@ def table(trials: Sequence[Trial], classes: Sequence[str]) -> str:
 
 
 def to_json(trial: Trial, classes: Sequence[str]) -> str:
-  """Returns a trial as a line of JSON."""
+  """Returns a trial as a line of JSON; null where nothing is known."""
   values = {
     f.name: getattr(trial, f.name)
     for f in dataclasses.fields(trial)
@@ -154,4 +154,9 @@ def to_json(trial: Trial, classes: Sequence[str]) -> str:
   values["agreement"] = dict(
     zip(classes, np.round(trial.agreement, 4).tolist(), strict=True)
   )
+  agreement = values["agreement"]
+  for known in (values, agreement):
+    known |= {
+      k: None for k, v in known.items() if isinstance(v, float) and v != v
+    }
   return json.dumps(values)

@@ -1,5 +1,6 @@
 import asyncio
 import collections
+import dataclasses
 import os
 import pathlib
 import random
@@ -14,7 +15,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import asking
 
 from labeling import ask, chat, parse
-from labeling.store import Store
+from labeling import votes as votes_lib
+from labeling.store import Answer, Outcome, Store
 
 SEEDS = int(os.environ.get("LABELING_TEST_SEEDS", "3"))
 CHAOS = {
@@ -180,13 +182,13 @@ class AskTest(parameterized.TestCase):
     store = Store(self.votes)
     self.addCleanup(store.close)
     self.assertEqual(store.spent(), 0.0)
-    self.assertEmpty(store.open_batches())
+    self.assertEmpty(store.open_batches(running.url))
 
   def test_batches_ask_again_for_a_batch_that_is_gone(self):
     with asking.server() as server:
       settings = asking.settings(server.url, price_input=1.0, price_output=4.0)
       store = Store(self.votes)
-      store.begin_batch("ours", 100)
+      store.begin_batch("ours", server.url, 100)
       store.name_batch("ours", "batch_unknown")
       request = asking.requests(settings)[0]
       store.begin(request.key, request.samples, 0.5, "ours")
@@ -198,6 +200,126 @@ class AskTest(parameterized.TestCase):
     store = Store(self.votes)
     self.addCleanup(store.close)
     self.assertAlmostEqual(store.spent(), paid + 0.5, places=9)
+
+  @parameterized.parameters(False, True)
+  def test_equal_requests_are_all_answered(self, through_batches):
+    """Dialogues of equal text share requests, each with its own samples."""
+    with asking.server(count=1, batch_seconds=0.02) as server:
+      settings = asking.settings(server.url)
+      (one,) = asking.dialogues(1)
+      plan = asking.plan(settings)
+      asked = [
+        request
+        for i in range(8)
+        for request in plan.requests(
+          dataclasses.replace(one, dialogue_id=f"copy {i}")
+        )
+      ]
+      self.assertLess(len({r.key for r in asked}), len(asked))
+      done, _ = asking.label(
+        self.votes, settings, asked=asked, through_batches=through_batches
+      )
+      self.assertTrue(done)
+      wanted = {(r.key, s) for r in asked for s in r.samples}
+      self.assertEqual(set(asking.stored(self.votes)), wanted)
+      delivered = sum(len(r["choices"]) for r in server.log)
+      self.assertEqual(delivered, len(wanted))
+
+  def test_plain_asking_leaves_batches_alone(self):
+    with asking.server(batch_seconds=30) as server:
+      settings = asking.settings(server.url)
+      self.hand_over(settings, asking.requests(settings))
+      with self.assertRaisesRegex(ValueError, "must have no batches at the"):
+        asking.label(self.votes, settings)
+      self.assertEmpty(server.log)
+      # Another server has its own.
+      other = asking.settings(server.url.replace("127.0.0.1", "localhost"))
+      asking.label(self.votes, other, through_batches=False)
+
+  def hand_over(self, settings, requests):
+    """Hands batches over and ends before any is collected."""
+
+    async def run():
+      store = Store(self.votes)
+      api = asking.client.connect(settings)
+      budget = asking.limits.Budget(None, 0.0)
+      asker = asking.batch.BatchAsker(api, settings, store, budget)
+      task = asyncio.ensure_future(asker.run(iter(requests)))
+      while not asker.in_flight:
+        await asyncio.sleep(0.01)
+      task.cancel()
+      await asyncio.gather(task, return_exceptions=True)
+      await api.close()
+      store.close()
+
+    asyncio.run(run())
+
+  @parameterized.parameters(4, 1)
+  def test_batches_of_an_earlier_run_are_collected_whole(self, max_n):
+    with asking.server(batch_seconds=0.5, max_n=max_n) as server:
+      settings = asking.settings(server.url)
+      if max_n == 1:  # then a batch has several calls for one request
+        store = Store(self.votes)
+        store.learn(f"n: {settings.endpoint} {settings.model}", "no")
+        store.close()
+      requests = asking.requests(settings)
+      self.hand_over(settings, requests)
+      # First the plan has no use for most of it, then it has.
+      asking.label(
+        self.votes, settings, asked=requests[:1], through_batches=True
+      )
+      asking.label(self.votes, settings, through_batches=True)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      self.assertTrue_to_the_log(settings, server.log)
+      delivered = sum(len(r["choices"]) for r in server.log)
+      self.assertEqual(delivered, len(self.wanted(settings)))
+      store = Store(self.votes)
+      self.addCleanup(store.close)
+      self.assertEmpty(store.open_batches(settings.endpoint))
+      self.assertNotIn("lost", store.counts())
+
+  def test_a_second_valid_answer_is_no_vote(self):
+    with asking.server() as server:
+      settings = asking.settings(server.url)
+      request = asking.requests(settings)[0]
+      asking.label(self.votes, settings, asked=[request])
+      store = Store(self.votes)
+      self.addCleanup(store.close)
+      call = store.begin(request.key, request.samples, 0.0)
+      again = Answer(request.samples[0], parse.Status.VALID, "{}")
+      outcome = Outcome(parse.Status.VALID, 0.0)
+      store.finish(call, request.key, outcome, [again])
+      self.assertEqual(store.counts()["duplicate"], 1)
+      self.assertNotIn("{}", asking.stored(self.votes).values())
+
+  @parameterized.parameters("http://127.0.0.1:9/v1", "127.0.0.1:9/v1")
+  def test_a_server_that_is_not_there_costs_nothing(self, url):
+    settings = asking.settings(url, price_input=1.0, max_tries=100)
+    start = time.monotonic()
+    with self.assertRaisesRegex(
+      chat.FatalError, "must answer, got 50 failures"
+    ):
+      asking.label(self.votes, settings, max_cost=1.0)
+    self.assertLess(time.monotonic() - start, 60)
+    store = Store(self.votes)
+    self.addCleanup(store.close)
+    self.assertEqual(store.spent(), 0.0)
+    with self.assertRaisesRegex(chat.FatalError, "must answer, got"):
+      store.close()
+      asking.label(self.votes, settings, through_batches=True)
+
+  def test_answers_longer_than_was_set_aside_end_it(self):
+    with asking.server() as server:
+      settings = asking.settings(
+        server.url,
+        price_output=4.0,
+        max_tokens=1,
+        max_tokens_name="tokens",  # which the server does not know
+        concurrency=2,
+      )
+      with self.assertRaisesRegex(chat.FatalError, "must not cost more than"):
+        asking.label(self.votes, settings, max_cost=1.0)
+      self.assertLess(len(server.log), 4)
 
   @parameterized.parameters(
     ({"max_n": 1}, True), ({"json_schema": False}, False)
@@ -282,6 +404,86 @@ class AskTest(parameterized.TestCase):
       )
       asking.label(self.votes, settings, through_batches=True)
       self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+
+
+class RefusalTest(absltest.TestCase):
+  """What is learnt from refusals, of the same request in simpler forms."""
+
+  def asker(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    store = Store(pathlib.Path(folder) / "votes.sqlite")
+    self.addCleanup(store.close)
+    settings = asking.settings("http://127.0.0.1:9/v1")
+    return ask.AskerBase(None, settings, store, None), store
+
+  def known(self, store):
+    name = "http://127.0.0.1:9/v1 simulated"
+    return store.fact(f"n: {name}"), store.fact(f"json_schema: {name}")
+
+  def test_no_schema(self):
+    asker, store = self.asker()
+    self.assertTrue(asker._rejected("a", True, True))
+    self.assertFalse(asker._takes_schema)
+    asker._accepted("a", True, False)
+    self.assertEqual(self.known(store), (None, "no"))
+
+  def test_not_several_answers(self):
+    asker, store = self.asker()
+    self.assertTrue(asker._rejected("a", True, True))
+    self.assertTrue(asker._rejected("a", True, False))
+    self.assertTrue(asker._takes_schema)
+    asker._accepted("a", False, True)
+    self.assertEqual(self.known(store), ("no", None))
+
+  def test_a_bad_request_teaches_nothing(self):
+    asker, store = self.asker()
+    self.assertTrue(asker._rejected("a", True, True))
+    asker._accepted("b", True, False)  # on its way meanwhile
+    self.assertTrue(asker._rejected("a", True, False))
+    asker._accepted("b", False, True)
+    self.assertFalse(asker._rejected("a", False, False))
+    self.assertEqual(self.known(store), (None, None))
+    self.assertTrue(asker._takes_schema)
+
+
+class OldTextTest(absltest.TestCase):
+  def test_votes_on_what_a_dialogue_said_before_are_left_out(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    path = pathlib.Path(folder) / "votes.sqlite"
+    settings = asking.settings("http://127.0.0.1:9/v1")
+    (now,) = asking.dialogues(1)
+    texts = ("Good day to you.", *now.texts[1:])
+    before = dataclasses.replace(now, texts=texts)
+    plan = asking.plan(settings)
+    store = Store(path)
+    for dialogue in (before, now):
+      for request in plan.requests(dialogue):
+        store.ask(request, settings.endpoint)
+        call = store.begin(request.key, request.samples, 0.0)
+        label = "closing" if dialogue is before else "offer"
+        only = request.question.class_name
+        found = tuple(
+          parse.Vote(u, () if only and only != label else (label,))
+          for u in request.question.asked
+        )
+        answers = [
+          Answer(sample, parse.Status.VALID, "", "stop", found)
+          for sample in request.samples
+        ]
+        outcome = Outcome(parse.Status.VALID, 0.0)
+        store.finish(call, request.key, outcome, answers)
+    store.close()
+
+    def shares(dialogue):
+      votes, _ = votes_lib.read([path], [dialogue], asking.CLASSES, "none")
+      votes_UxC, valid_UxC = votes.counts()
+      self.assertTrue((valid_UxC <= settings.votes).all())
+      return dict(zip(asking.CLASSES, votes_UxC.sum(0), strict=True))
+
+    with self.assertLogs(level="WARNING"):
+      self.assertEqual(shares(now)["closing"], 0)
+    with self.assertLogs(level="WARNING"):
+      self.assertEqual(shares(before)["offer"], 0)
 
 
 class ReadReplyTest(parameterized.TestCase):

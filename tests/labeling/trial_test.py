@@ -85,8 +85,13 @@ class TrialTest(absltest.TestCase):
     module = [sys.executable, "-m", "labeling.prompts"]
     with asking.server() as server:
       url = f"--config.labeling.endpoint={server.url}"
-      status, output = commands.run([*module, "score", *small, url])
+      figures = self.folder / "figures.jsonl"
+      status, output = commands.run(
+        [*module, "score", *small, url, f"--output={figures}"]
+      )
       self.assertEqual(status, 0, output)
+      for line in figures.read_text().splitlines():
+        self.assertIn("closing", json.loads(line)["agreement"])
       prompts = bank_lib.load("support").prompts
       for prompt in prompts:
         self.assertRegex(output, rf"{prompt.id} +\d+\.\d%")
@@ -99,6 +104,13 @@ class TrialTest(absltest.TestCase):
       self.assertLen(bank.prompts, 8)
       origins = [prompt.origin for prompt in bank.prompts]
       self.assertTrue(any("reworded from" in o for o in origins), origins)
+      # Improving what was improved finds names of its own.
+      more = (f"--bank={new}", f"--output={self.folder / 'more.yaml'}")
+      status, output = commands.run(
+        [*module, "improve", *small, url, *more, "--keep=20"]
+      )
+      self.assertEqual(status, 0, output)
+      bank_lib.load(self.folder / "more.yaml")
       paid = sum(record["cost"] for record in server.log)
       store = Store(self.votes)
       self.assertAlmostEqual(store.spent(), paid)
