@@ -7,7 +7,7 @@ import heapq
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import openai
 
@@ -22,6 +22,7 @@ _OVERLOAD = (429, 503, 529)
 _OVERLOADED = (Status.TIMEOUT, Status.CONNECTION)
 _LOOK_UP = 1.0  # seconds, to see whether it was stopped
 _MOST_FAILURES = 50  # calls one after another that bring nothing
+KNOWN_AT_ONCE = 256  # requests, before others have their turn
 
 
 def answers_of(request: Request, samples, choices) -> list[Answer]:
@@ -95,14 +96,20 @@ def keep(
     progress.calls[reply.status] += 1
 
 
-def keep_question(store: Store, request: Request, endpoint: str) -> None:
-  """Keeps what a request asks, and reads answers that waited for it."""
+def keep_question(
+  store: Store, request: Request, endpoint: str
+) -> collections.Counter[Status]:
+  """Keeps what a request asks, and reads answers that waited for it.
+
+  Returns:
+    How many it read, by what they are.
+  """
 
   def read(text, finish_reason):
     return answers_of(request, (0,), [(text, finish_reason, None)])[0]
 
   store.ask(request, endpoint)
-  store.read_unread(request, read)
+  return collections.Counter(store.read_unread(request, read))
 
 
 def unread(samples, choices) -> list[Answer]:
@@ -218,11 +225,12 @@ class Asker(AskerBase):
     """Calls that are on their way."""
     return self._gate.in_flight
 
-  async def run(self, requests: Iterator[Request]) -> bool:
+  async def run(self, requests: Iterable[Request]) -> bool:
     """Asks for what the store lacks.
 
     Args:
-      requests: read as places come free, so that they may be without end.
+      requests: gone through as places come free, here once; through the Batch
+        API once for every try.
 
     Returns:
       Whether it came to the end of them; False where it was stopped or the
@@ -240,9 +248,10 @@ class Asker(AskerBase):
         " for would be paid for twice."
       )
     try:
+      plan = iter(requests)
       async with asyncio.TaskGroup() as group:
         for _ in range(self._settings.concurrency):
-          group.create_task(self._work(requests))
+          group.create_task(self._work(plan))
     except ExceptionGroup as group:
       raise group.exceptions[0] from None
     if self._fatal:
@@ -270,7 +279,7 @@ class Asker(AskerBase):
         now = time.monotonic()
         if self._later and self._later[0].due <= now:
           return heapq.heappop(self._later)
-        task = self._new(requests)
+        task = await self._new(requests)
         if task is not None:
           return task
         if not self._tasks:
@@ -284,15 +293,19 @@ class Asker(AskerBase):
       self._changed.notify_all()
       return None
 
-  def _new(self, requests: Iterator[Request]) -> _Task | None:
+  async def _new(self, requests: Iterator[Request]) -> _Task | None:
     """Returns the next request that lacks an answer, if there is one."""
     while self._ready:
       if task := self._lacking(self._ready.pop()):
         return task
-    for request in requests:
+    for number, request in enumerate(requests, start=1):
       keep_question(self._store, request, self._settings.endpoint)
       if task := self._lacking(request):
         return task
+      if number % KNOWN_AT_ONCE == 0:
+        await asyncio.sleep(0)
+        if self._stopping:
+          break
     return None
 
   def _lacking(self, request: Request) -> _Task | None:
@@ -345,7 +358,9 @@ class Asker(AskerBase):
     await self._budget.reserve(reserved)
     cost: float | None = 0.0  # until it goes out
     try:
-      async with self._gate.call(sum(request.tokens_estimate)) as started:
+      question, answer = request.tokens_estimate
+      tokens = question + len(samples) * answer
+      async with self._gate.call(tokens) as started:
         if self._stopping:
           return
         number = self._store.begin(request.key, samples, reserved)

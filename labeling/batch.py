@@ -2,17 +2,21 @@
 
 A batch is kept in the store before it is handed over, under a name of ours
 that goes along as metadata, so that a restart finds it at the server, even one
-that was killed between the two. What a batch did not bring, because
-requests failed or it expired, goes into the next one, and nothing else does.
+that was killed between the two.
+
+The plan is gone through again and again: what is neither in the store nor at
+the server goes into batches, and what they did not bring, because requests
+failed or it expired, is found lacking the next time. Nothing of a batch is held
+in memory meanwhile, so that it stays flat: answers are stored as they came, and
+read when the plan comes to what was asked.
 """
 
 import asyncio
-import collections
 import dataclasses
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import openai
 
@@ -26,38 +30,20 @@ _URL = "/v1/chat/completions"
 _NOT_BROUGHT = chat.Reply(
   ask.Status.MISSING, detail="not in the batch's output"
 )
+_MOST_TURNED_AWAY = 10  # one after another, with nothing of ours waiting
+_FINDING_OUT = 4  # passes that taught what the server bears, and are no tries
 _LOG = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Task:
-  """Samples of a request that are still to be asked for."""
+  """Samples of a request that are to be asked for."""
 
   request: Request
   samples: tuple[int, ...]
-  tries: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Call:
-  """A request within a batch.
-
-  Attributes:
-    key: of the request.
-    samples: that it asks for.
-    reserved: money.
-    task: None until the plan comes to it.
-    with_schema: whether it gives a JSON schema; None where an earlier run knew.
-  """
-
-  key: str
-  samples: tuple[int, ...]
-  reserved: float
-  task: _Task | None = None
-  with_schema: bool | None = None
-
-
-@dataclasses.dataclass
 class _Batch:
   """A batch at the server.
 
@@ -65,13 +51,16 @@ class _Batch:
     name: ours.
     remote: the server's.
     tokens: of its requests and answers, at most.
-    calls: by their number in the store.
+    calls: how many.
+    with_schema: whether its requests give a JSON schema; None where an earlier
+      run knew.
   """
 
   name: str
   remote: str
   tokens: int
-  calls: dict[int, _Call]
+  calls: int
+  with_schema: bool | None = None
 
 
 class BatchAsker(ask.AskerBase):
@@ -83,17 +72,16 @@ class BatchAsker(ask.AskerBase):
   def __init__(self, *args):
     super().__init__(*args)
     self._open: list[_Batch] = []
-    self._again: collections.deque[_Task] = collections.deque()
-    # How many tasks of a request are under way, and who waits for them.
-    self._asked: collections.Counter[str] = collections.Counter()
-    self._parked: dict[str, list[Request]] = {}
+    self._missing = 0  # answers, of the plan so far
+    self._full = False  # whether the server takes no more for now
+    self._turned_away = 0  # batches, one after another
 
   @property
   def in_flight(self) -> int:
     """Requests in batches that are not collected yet."""
-    return sum(len(batch.calls) for batch in self._open)
+    return sum(batch.calls for batch in self._open)
 
-  async def run(self, requests: Iterator[Request]) -> bool:
+  async def run(self, requests: Iterable[Request]) -> bool:
     """Asks for what the store lacks; see `ask.Asker.run`."""
     try:
       return await self._run(requests)
@@ -104,21 +92,31 @@ class BatchAsker(ask.AskerBase):
         " then."
       ) from error
 
-  async def _run(self, requests: Iterator[Request]) -> bool:
+  async def _run(self, requests: Iterable[Request]) -> bool:
     await self._adopt()
-    tasks = self._lacking(requests)
-    if self._open:  # answers can be read once the plan has told the questions
-      tasks = iter(list(tasks))
-    ahead = next(tasks, None)
-    while ahead is not None or self._again or self._open:
-      if self._stopping:
-        return False
-      if ahead is not None or self._again:
-        ahead = await self._hand_over(ahead, tasks)
-      collected = [await self._collect(batch) for batch in list(self._open)]
-      if self._open and not any(collected):
-        await asyncio.sleep(self._settings.batch_poll)
+    tries, finding_out, first = 0, _FINDING_OUT, True
+    while tries < self._settings.max_tries and not self._stopping:
+      known = self._learnt
+      await self._pass(requests, first)
+      if not self._missing:
+        return True
+      first = False
+      if self._full:
+        continue
+      if finding_out and self._learnt != known:
+        finding_out -= 1
+      else:
+        tries += 1
+    async for _ in self._lacking(requests, first):  # reads what came last
+      pass
+    if self._stopping:
+      return not self._missing
+    self.progress.given_up = self._missing
     return True
+
+  @property
+  def _learnt(self) -> tuple[bool, bool, int]:
+    return self._takes_n, self._may_schema, len(self._refused)
 
   async def _adopt(self) -> None:
     """Finds the batches of an earlier run at the server."""
@@ -130,86 +128,78 @@ class BatchAsker(ask.AskerBase):
         if name is not None:
           remotes.setdefault(name, remote.id)
     for name, _, tokens in known:
-      calls = {
-        call: _Call(key, samples, reserved)
-        for call, key, samples, reserved in self._store.batch_calls(name)
-      }
+      calls = self._store.batch_calls(name)
       if name in remotes:
         self._store.name_batch(name, remotes[name])
-        self._open.append(_Batch(name, remotes[name], tokens, calls))
-        for call in calls.values():
-          self._budget.adopt(call.reserved)
+        self._open.append(_Batch(name, remotes[name], tokens, len(calls)))
+        for _, _, _, reserved in calls:
+          self._budget.adopt(reserved)
       else:  # killed before it was handed over
         with self._store.transaction():
-          for number, call in calls.items():
+          for number, key, _, _ in calls:
             self._store.finish(
-              number, call.key, Outcome(ask.Status.MISSING, 0.0, "not sent"), []
+              number, key, Outcome(ask.Status.MISSING, 0.0, "not sent"), []
             )
           self._store.end_batch(name)
         self._budget.spent = self._store.spent()
 
-  def _lacking(self, requests: Iterator[Request]) -> Iterator[_Task]:
-    """Yields what is neither in the store nor under way."""
-    adopted = collections.defaultdict(list)
-    for batch in self._open:
-      for number, call in batch.calls.items():
-        adopted[call.key].append((batch, number))
-    for request in requests:
-      ask.keep_question(self._store, request, self._settings.endpoint)
-      for batch, number in adopted.pop(request.key, ()):
-        call = batch.calls[number]
-        task = _Task(request, call.samples)
-        batch.calls[number] = dataclasses.replace(call, task=task)
-        self._asked[request.key] += 1
-      if task := self._task(request):
-        yield task
+  async def _pass(self, requests: Iterable[Request], first: bool) -> None:
+    """Hands over what is lacking, and collects it."""
+    self._full = False
+    tasks = self._lacking(requests, first)
+    ahead = await anext(tasks, None)
+    while (ahead is not None or self._open) and not self._stopping:
+      if ahead is not None:
+        ahead = await self._hand_over(ahead, tasks)
+      collected = [await self._collect(batch) for batch in list(self._open)]
+      if self._full:  # the next pass goes on when there is room
+        ahead = None
+      if self._open and not any(collected):
+        await asyncio.sleep(self._settings.batch_poll)
+    await tasks.aclose()
 
-  def _task(self, request: Request) -> _Task | None:
-    """Returns what a request lacks, if nobody asks for it now."""
-    # Dialogues of equal text share a request, each with samples of its own.
-    if self._asked[request.key]:
-      self._parked.setdefault(request.key, []).append(request)
-      return None
-    samples = self._store.missing(request)
-    self.progress.there += len(request.samples) - len(samples)
-    if not samples:
-      return None
-    self._asked[request.key] += 1
-    return _Task(request, samples)
-
-  def _done(self, key: str) -> None:
-    """Lets those go on that wait for a request."""
-    self._asked[key] -= 1
-    if not self._asked[key]:
-      del self._asked[key]
-      for request in self._parked.pop(key, ()):
-        if task := self._task(request):
-          self._again.append(task)
+  async def _lacking(
+    self, requests: Iterable[Request], first: bool
+  ) -> AsyncIterator[_Task]:
+    """Yields what is neither in the store nor at the server."""
+    self._missing = 0
+    for number, request in enumerate(requests):
+      if number % ask.KNOWN_AT_ONCE == 0:
+        await asyncio.sleep(0)
+      read = ask.keep_question(self._store, request, self._settings.endpoint)
+      unread = self.progress.answers[ask.Status.UNREAD] - read.total()
+      self.progress.answers[ask.Status.UNREAD] = max(0, unread)
+      samples = self._store.missing(request)
+      if first:  # what was read now counts as there
+        self.progress.there += len(request.samples) - len(samples)
+      else:
+        self.progress.answers.update(read)
+      self._missing += len(samples)
+      away = self._store.under_way(request)
+      samples = tuple(s for s in samples if s not in away)
+      if not samples:
+        continue
+      key = request.key
+      if self._takes_n and (key, True, False) not in self._refused:
+        yield _Task(request, samples)
+      else:
+        for sample in samples:
+          yield _Task(request, (sample,))
 
   async def _hand_over(
-    self, ahead: _Task | None, tasks: Iterator[_Task]
+    self, ahead: _Task, tasks: AsyncIterator[_Task]
   ) -> _Task | None:
     """Hands one batch to the server; returns the task that did not fit."""
-    settings, lines, calls, size = self._settings, [], {}, 0
+    settings, lines, size, tokens = self._settings, [], 0, 0
+    waiting = sum(batch.tokens for batch in self._open)
     name = uuid.uuid4().hex
-    waiting = tokens = sum(batch.tokens for batch in self._open)
     with self._store.transaction():
-      while len(lines) < settings.batch_requests:
-        task = self._again.popleft() if self._again else ahead
-        if task is None:
-          break
-        own = task is not ahead
-        if not self._takes_n and len(task.samples) > 1:
-          for sample in task.samples[1:]:
-            self._again.append(_Task(task.request, (sample,), task.tries))
-            self._asked[task.request.key] += 1
-          task.samples = task.samples[:1]
-        line = self._line(task)
-        room = self._bound(task)
+      while ahead is not None and len(lines) < settings.batch_requests:
+        line, room = self._line(ahead), self._bound(ahead)
         reserved = settings.price_batch * settings.cost(*room)
         fits = size + len(line) < settings.batch_bytes and (
           not settings.batch_tokens
-          or tokens + sum(room) <= settings.batch_tokens
+          or waiting + tokens + sum(room) <= settings.batch_tokens
         )
         if not fits and not lines and not self._open:
           raise ValueError(
@@ -217,29 +207,23 @@ class BatchAsker(ask.AskerBase):
             f" {len(line)} bytes and up to {sum(room)} tokens. Raise"
             " config.labeling.batch_bytes or batch_tokens, or lower max_tokens."
           )
-        if fits and not self._budget.try_reserve(reserved):
-          fits = False
+        if not fits:
+          break
+        if not self._budget.try_reserve(reserved):
           if not lines and not self._open:
             self.stop()
-        if not fits:
-          if own:
-            self._again.appendleft(task)
           break
         number = self._store.begin(
-          task.request.key, task.samples, reserved, name
-        )
-        calls[number] = _Call(
-          task.request.key, task.samples, reserved, task, self._takes_schema
+          ahead.request.key, ahead.samples, reserved, name
         )
         lines.append(line.replace(b"CALL", str(number).encode(), 1))
         size += len(line)
         tokens += sum(room)
-        if not own:
-          ahead = next(tasks, None)
+        ahead = await anext(tasks, None)
       if lines:
-        self._store.begin_batch(name, self._settings.endpoint, tokens - waiting)
+        self._store.begin_batch(name, settings.endpoint, tokens)
     if lines:
-      batch = _Batch(name, "", tokens - waiting, calls)
+      batch = _Batch(name, "", tokens, len(lines), self._takes_schema)
       await self._send(batch, b"".join(lines))
     return ahead
 
@@ -280,9 +264,12 @@ class BatchAsker(ask.AskerBase):
         ) from error
       if reply.fatal:
         raise chat.FatalError(reply.fatal) from error
-      await asyncio.sleep(
-        max(self._settings.batch_poll, reply.retry_after or 0)
-      )
+      if reply.status == ask.Status.REJECTED:
+        raise chat.FatalError(
+          f"The server must take the batch, got {reply.detail}. Lower"
+          " config.labeling.batch_requests or batch_bytes if it is too large."
+        ) from error
+      await self._turn_away(reply)
       return
     except openai.APIConnectionError as error:
       # It may have been started all the same: only a look at the list tells.
@@ -294,11 +281,26 @@ class BatchAsker(ask.AskerBase):
       if found is None:
         reply = chat.Reply(ask.Status.CONNECTION, detail=str(error))
         await self._end(batch, {}, reply)
+        await self._turn_away(reply)
         return
       remote = found
-    batch.remote = remote.id
     self._store.name_batch(batch.name, remote.id)
-    self._open.append(batch)
+    self._open.append(dataclasses.replace(batch, remote=remote.id))
+
+  async def _turn_away(self, reply: chat.Reply) -> None:
+    """Waits for room at the server; gives up where none comes."""
+    self._full = True
+    if self._open:  # what is collected makes room
+      return
+    self._turned_away += 1
+    if self._turned_away >= _MOST_TURNED_AWAY:
+      raise chat.FatalError(
+        f"The server must take batches, got {self._turned_away} failures one"
+        f" after another, the last: {reply.detail}. Lower"
+        " config.labeling.batch_tokens to what may wait there at once, and give"
+        " the same command again."
+      )
+    await asyncio.sleep(max(self._settings.batch_poll, reply.retry_after or 0))
 
   async def _collect(self, batch: _Batch) -> bool:
     """Takes in what a batch brought, if it ended; says whether it did."""
@@ -336,8 +338,10 @@ class BatchAsker(ask.AskerBase):
       rest = dataclasses.replace(rest, detail=detail)
     self._open.remove(batch)
     await self._end(batch, replies, rest)
-    if remote.status == "failed" and not replies:  # its queue may be full
-      await asyncio.sleep(self._settings.batch_poll)
+    if replies:
+      self._turned_away = 0
+    elif remote.status == "failed":  # its queue may be full
+      await self._turn_away(rest)
     return True
 
   async def _end(
@@ -357,47 +361,34 @@ class BatchAsker(ask.AskerBase):
     """
     settled = []
     with self._store.transaction():
-      for number, call in batch.calls.items():
+      for number, key, samples, reserved in self._store.batch_calls(batch.name):
         reply = replies.get(number, rest)
         cost = 0.0 if number in replies else rest_cost
         if reply.usage is not None:
           cost = self._settings.price_batch * self._settings.cost(*reply.usage)
         elif reply.choices:
           cost = None
-        if call.task is not None:
-          answers = ask.answers_of(
-            call.task.request, call.samples, reply.choices
-          )
-        else:
-          answers = ask.unread(call.samples, reply.choices)
-        ask.keep(
-          self._store, self.progress, number, call.key, reply, cost, answers
-        )
-        settled.append((call, reply, answers, cost))
+        answers = ask.unread(samples, reply.choices)
+        ask.keep(self._store, self.progress, number, key, reply, cost, answers)
+        if batch.with_schema is not None:
+          self._learn(key, samples, reply, batch.with_schema)
+        settled.append((reserved, cost))
       self._store.end_batch(batch.name)
-    for call, reply, answers, cost in settled:
-      await self._budget.settle(call.reserved, cost)
-      if call.task is not None:
-        self._follow_up(call, reply, answers)
+    for reserved, cost in settled:
+      await self._budget.settle(reserved, cost)
     self._on_change(self.progress)
 
-  def _follow_up(self, call: _Call, reply: chat.Reply, answers) -> None:
-    """Puts into the next batch what this one did not bring."""
-    tries, several = call.task.tries + 1, len(call.samples) > 1
-    if answers and len(answers) < len(call.samples):
-      self._one_at_a_time()
-    if call.with_schema is not None:
-      if answers:
-        self._accepted(call.key, several, call.with_schema)
-      elif reply.status == ask.Status.REJECTED:
-        self._rejected(call.key, several, call.with_schema)
-    valid = {a.sample for a in answers if a.status == ask.Status.VALID}
-    missing = tuple(s for s in call.samples if s not in valid)
-    if missing and tries < self._settings.max_tries:
-      self._again.append(_Task(call.task.request, missing, tries))
-      return
-    self.progress.given_up += len(missing)
-    self._done(call.key)
+  def _learn(
+    self, key: str, samples: Sequence[int], reply: chat.Reply, with_schema: bool
+  ) -> None:
+    """Takes note of what a reply says of the server."""
+    several = len(samples) > 1
+    if reply.choices:
+      if len(reply.choices) < len(samples):
+        self._one_at_a_time()
+      self._accepted(key, several, with_schema)
+    elif reply.status == ask.Status.REJECTED:
+      self._rejected(key, several, with_schema)
 
 
 def _replies(content: bytes) -> dict[int, chat.Reply]:

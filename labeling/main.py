@@ -52,6 +52,8 @@ _SHARD = flags.DEFINE_string(
 _DIALOGUES = flags.DEFINE_integer(
   "dialogues", None, "Label the first so many only.", lower_bound=1
 )
+# What batches bring is read when the plan is gone through again.
+_DONE = (ask.Status.VALID, ask.Status.UNREAD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class _Job:
   numbers: Sequence[int]
   plan: Plan
 
-  def requests(self) -> Iterator[Request]:
+  def __iter__(self) -> Iterator[Request]:
     """Yields all requests, a dialogue at a time."""
     for number in self.numbers:
       yield from self.plan.requests(self.dialogues[number])
@@ -138,7 +140,7 @@ def _dry_run(job: _Job, settings: Settings) -> list[str]:
   path = pathlib.Path(_VOTES.value).expanduser()
   store = Store(path) if path.exists() else None
   calls = answers = there = prompt = completion = bound = 0
-  bar = tqdm.tqdm(job.requests(), "dry run", unit="request", delay=2)
+  bar = tqdm.tqdm(job, "dry run", unit="request", delay=2)
   for request in bar:
     wanted = len(request.samples)
     if store is not None:
@@ -187,14 +189,15 @@ async def _label(client, settings: Settings, store: Store, job: _Job) -> bool:
   bar = tqdm.tqdm(total=total, unit="answer", desc="labeling")
 
   def show(progress: ask.Progress) -> None:
-    bar.n = min(total, progress.answers[ask.Status.VALID] + progress.there)
+    come = sum(progress.answers[status] for status in _DONE)
+    bar.n = min(total, come + progress.there)
     bar.set_postfix_str(_text(progress, budget.spent), refresh=False)
     bar.update(0)
 
   asker_class = batch.BatchAsker if _BATCH.value else ask.Asker
   asker = asker_class(client, settings, store, budget, show)
   loop = asyncio.get_running_loop()
-  task = asyncio.ensure_future(asker.run(job.requests()))
+  task = asyncio.ensure_future(asker.run(job))
   loop.add_signal_handler(signal.SIGINT, _interrupt, asker, task)
   try:
     done = await task
@@ -225,7 +228,7 @@ def _text(progress: ask.Progress, spent: float) -> str:
     for status, count in itertools.chain(
       sorted(progress.answers.items()), sorted(progress.calls.items())
     )
-    if status != ask.Status.VALID and count
+    if status not in _DONE and count
   )
   tokens = sum(progress.tokens)
   return f"{tokens / 1e3:.0f}k tokens, {spent:.2f} spent" + (
@@ -239,7 +242,7 @@ def _summary(progress: ask.Progress, spent: float, done: bool) -> list[str]:
     f" and {progress.tokens[1]} in answers; {spent:.4f} spent in all",
     "answers: "
     + (
-      ", ".join(f"{n} {s}" for s, n in sorted(progress.answers.items()))
+      ", ".join(f"{n} {s}" for s, n in sorted(progress.answers.items()) if n)
       or "none"
     ),
   ]

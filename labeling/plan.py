@@ -171,8 +171,13 @@ class Plan:
       prompt_sha256=self.prompt_sha256[question.prompt_id],
       body=body,
       samples=samples,
-      key=_sha256(settings.endpoint, body),
+      key=request_key(settings.endpoint, body),
     )
+
+
+def request_key(endpoint: str, body: Mapping[str, Any]) -> str:
+  """Returns what names a request for good; see `Request`."""
+  return _sha256(endpoint, body)
 
 
 def _hash(*parts: object) -> int:

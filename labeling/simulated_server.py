@@ -271,6 +271,9 @@ def define_flags() -> None:
   flags.DEFINE_string("key", settings.key, "Key to demand; empty for none.")
   flags.DEFINE_float("latency", settings.latency, "Seconds an answer takes.")
   flags.DEFINE_integer("max_n", settings.max_n, "Most answers to a request.")
+  flags.DEFINE_bool(
+    "refuses_n", settings.refuses_n, "Refuse to give several answers with 400."
+  )
   flags.DEFINE_bool("no_json_schema", False, "Refuse JSON schemas with 400.")
   flags.DEFINE_integer(
     "max_in_flight", settings.max_in_flight, "Requests at once above it: 429."

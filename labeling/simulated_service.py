@@ -35,6 +35,7 @@ class Settings:
     key: the API key that a client must send; "" asks for none.
     latency: seconds that an answer takes.
     max_n: most answers to one request, whatever it asks for; 0 for no limit.
+    refuses_n: whether a request for several answers is refused with 400.
     json_schema: whether `response_format` may be a JSON schema.
     max_in_flight: requests at once above which it is 429; 0 for no limit.
     retry_after: seconds, sent with each 429.
@@ -57,6 +58,7 @@ class Settings:
   key: str = ""
   latency: float = 0.0
   max_n: int = 0
+  refuses_n: bool = False
   json_schema: bool = True
   max_in_flight: int = 0
   retry_after: float = 1.0
@@ -288,6 +290,8 @@ class Service:
         " model.",
         param="response_format",
       )
+    if self.settings.refuses_n and (request.n or 1) > 1:
+      raise ApiError(400, "'n' must be 1 with this model.", param="n")
     return request
 
   def _choices(

@@ -1,12 +1,12 @@
 """The vote store: every question, every call, every answer, in SQLite.
 
-`questions`: what a request asks, of which dialogue; dialogues
-of equal text share a request, and its answers. `calls`: one row a call over
-the network, with the money that was reserved for it before it went out and
-what it cost in the end; while that is unknown, because it is in flight, was
-lost or was killed, the reservation counts as spent. `answers`: one row a
-sampled answer, valid or not, with its raw text and its votes. `batches`: what
-was handed to the Batch API, kept before it is.
+`questions`: what a request asks, of which dialogue, and which samples of its
+answers are that dialogue's; dialogues of equal text share a request. `calls`:
+one row a call over the network, with the money that was reserved for it before
+it went out and what it cost in the end; while that is unknown, because it is in
+flight, was lost or was killed, the reservation counts as spent. `answers`: one
+row a sampled answer, valid or not, with its raw text and its votes. `batches`:
+what was handed to the Batch API, kept before it is.
 
 All that a call brought is committed in one transaction before it counts.
 """
@@ -19,12 +19,12 @@ import os
 import pathlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from labeling import parse
 from labeling.plan import Request
 
-FORMAT = 2
+FORMAT = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (
   name TEXT PRIMARY KEY, value TEXT NOT NULL
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS questions (
   request TEXT NOT NULL, dialogue_id TEXT NOT NULL, text_sha256 TEXT NOT NULL,
   endpoint TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
   prompt_sha256 TEXT NOT NULL, class TEXT NOT NULL, first INTEGER NOT NULL,
-  last INTEGER NOT NULL, sampling TEXT NOT NULL,
+  last INTEGER NOT NULL, sampling TEXT NOT NULL, samples TEXT NOT NULL,
   PRIMARY KEY (request, dialogue_id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
@@ -178,20 +178,33 @@ class Store:
     )
     return {sample for (sample,) in rows}
 
+  def under_way(self, request: Request) -> set[int]:
+    """Returns the samples of a request that batches were asked for."""
+    rows = self._db.execute(
+      "SELECT samples FROM calls WHERE request = ? AND batch IS NOT NULL AND"
+      " status IS NULL",
+      (request.key,),
+    )
+    return {sample for (samples,) in rows for sample in json.loads(samples)}
+
   def read_unread(
     self, request: Request, read: Callable[[str | None, str | None], Answer]
-  ) -> None:
-    """Reads answers that came when nobody could tell what was asked.
+  ) -> list[parse.Status]:
+    """Reads answers that came when it was not known what was asked.
 
     Args:
       request: that they answer.
       read: returns an answer from its text and finish_reason.
+
+    Returns:
+      What each of them is.
     """
     rows = self._db.execute(
       "SELECT sample, call, raw, finish_reason FROM answers WHERE request = ?"
       " AND status = 'unread'",
       (request.key,),
     ).fetchall()
+    found = []
     for sample, call, raw, finish_reason in rows:
       answer = read(raw, finish_reason)
       answer = dataclasses.replace(answer, sample=sample)
@@ -202,19 +215,33 @@ class Store:
         " sample = ? AND call = ?",
         (status, votes, request.key, sample, call),
       )
+      found.append(status)
+    return found
 
   def ask(self, request: Request, endpoint: str) -> None:
-    """Keeps what a request asks, and of which dialogue."""
+    """Keeps what a request asks, of which dialogue, and its samples of it."""
     question, body = request.question, request.body
     known = self._db.execute(
-      "SELECT 1 FROM questions WHERE request = ? AND dialogue_id = ?",
+      "SELECT samples FROM questions WHERE request = ? AND dialogue_id = ?",
       (request.key, question.dialogue_id),
     ).fetchone()
+    samples = set(request.samples)
     if known:
+      earlier = set(json.loads(known[0]))
+      if not samples <= earlier:
+        self._db.execute(
+          "UPDATE questions SET samples = ? WHERE request = ? AND"
+          " dialogue_id = ?",
+          (
+            json.dumps(sorted(samples | earlier)),
+            request.key,
+            question.dialogue_id,
+          ),
+        )
       return
     sampling = {k: v for k, v in body.items() if k not in ("model", "messages")}
     self._db.execute(
-      "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
       (
         request.key,
         question.dialogue_id,
@@ -227,6 +254,7 @@ class Store:
         question.asked[0],
         question.asked[-1],
         json.dumps(sampling, sort_keys=True),
+        json.dumps(sorted(samples)),
       ),
     )
 
@@ -250,6 +278,15 @@ class Store:
       for sample, status, votes in rows
       if sample in request.samples
     ]
+
+  def texts(self, key: str) -> list[str]:
+    """Returns the raw valid answers under a key, in the order they came."""
+    rows = self._db.execute(
+      "SELECT raw FROM answers WHERE request = ? AND status IN ('valid',"
+      " 'duplicate') ORDER BY call",
+      (key,),
+    )
+    return [raw for (raw,) in rows]
 
   def cost(self, request: Request) -> float:
     """Returns the money that went into a request, lost calls in full."""
@@ -374,18 +411,6 @@ class Store:
       "SELECT TOTAL(COALESCE(cost, reserved)) FROM calls"
     ).fetchone()
     return total
-
-  def counts(self) -> Mapping[str, int]:
-    """Returns how many answers, and calls without one, there are by status."""
-    rows = self._db.execute(
-      "SELECT status, COUNT(*) FROM answers GROUP BY status UNION ALL"
-      " SELECT COALESCE(status, 'lost'), COUNT(*) FROM calls WHERE status IS"
-      " NOT 'valid' GROUP BY status"
-    )
-    counts: dict[str, int] = {}
-    for status, count in rows:
-      counts[status] = counts.get(status, 0) + count
-    return counts
 
 
 def _status(answer: Answer, valid: set[int]) -> parse.Status:

@@ -20,7 +20,8 @@ _MOST_SAMPLES = 1 << 20
 _VOTES = """
 SELECT q.dialogue_id, q.model || '/' || q.prompt, q.class, q.first, q.last,
   a.request, a.sample, MAX(a.votes), q.text_sha256
-FROM questions q JOIN answers a ON a.request = q.request
+FROM questions q, json_each(q.samples) own
+  JOIN answers a ON a.request = q.request AND a.sample = own.value
 GROUP BY q.dialogue_id, a.request, a.sample
 ORDER BY q.dialogue_id, q.model, q.prompt, q.class, q.first, a.request, a.sample
 """

@@ -1,6 +1,7 @@
 """Labels generated dialogues over HTTP, for tests."""
 
 import asyncio
+import collections
 import dataclasses
 import json
 import sqlite3
@@ -64,7 +65,7 @@ def label(
     budget = limits.Budget(max_cost, store.spent())
     asker = kind(api, chosen, store, budget)
     try:
-      done = await asker.run(iter(asked or requests(chosen, count)))
+      done = await asker.run(asked or requests(chosen, count))
     finally:
       await api.close()
       store.close()
@@ -83,6 +84,17 @@ def stored(path):
   ).fetchall()
   db.close()
   return {(request, sample): raw for request, sample, raw in rows}
+
+
+def counts(path):
+  """How many answers, and calls that brought none, there are by status."""
+  db = sqlite3.connect(path)
+  rows = db.execute(
+    "SELECT status FROM answers UNION ALL SELECT COALESCE(status, 'lost') FROM"
+    " calls WHERE status IS NOT 'valid'"
+  ).fetchall()
+  db.close()
+  return collections.Counter(status for (status,) in rows)
 
 
 def delivered(log):

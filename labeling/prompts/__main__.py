@@ -14,10 +14,12 @@ prompts to a bank of your own, each with where it came from. Both stay within
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -27,10 +29,11 @@ from absl import app, flags
 from labeling import ask, chat, corpus, limits, render
 from labeling import bank as bank_lib
 from labeling import client as client_lib
+from labeling import plan as plan_lib
 from labeling.plan import Plan
 from labeling.prompts import improve, trial
 from labeling.settings import Settings
-from labeling.store import Store
+from labeling.store import Answer, Store
 from ppl_jax import commands
 from ppl_jax.data import dialogues as dialogues_lib
 
@@ -258,7 +261,7 @@ async def _proposal(
   number: int,
   name: str,
 ) -> bank_lib.Prompt:
-  """Has the LLM reword a prompt; paid for like any call."""
+  """Has the LLM reword a prompt; paid for like any call, and once."""
   if not tried.mistakes:
     raise ValueError("it made no mistake")
   settings = setting.settings
@@ -267,32 +270,58 @@ async def _proposal(
     "messages": improve.messages(setting.bank, prompt, tried),
     "temperature": settings.temperature,
     settings.max_tokens_name: settings.max_tokens,
-    "response_format": improve.response_format(),
   }
+  key = plan_lib.request_key(settings.endpoint, body)
+
+  def read(text: str) -> bank_lib.Prompt:
+    return improve.read(
+      setting.bank,
+      prompt,
+      text,
+      prompt_id=name,
+      origin=f"reworded from {prompt.id} by {settings.model}, round {number}",
+    )
+
+  for text in store.texts(key):
+    with contextlib.suppress(ValueError):
+      return read(text)
+  return read(await _reworded(settings, store, key, body))
+
+
+async def _reworded(
+  settings: Settings, store: Store, key: str, body: dict[str, Any]
+) -> str:
+  """Makes the call for a proposal, in the simplest form that is taken."""
   size = sum(len(m["content"].encode()) for m in body["messages"])
   reserved = settings.cost(size + 1_000, settings.max_tokens)
-  budget = limits.Budget(_MAX_COST.value, store.spent())
-  if not budget.try_reserve(reserved):
-    raise ValueError("it does not fit into --max_cost")
-  call = store.begin(f"proposal: {prompt.id}, round {number}", [], reserved)
+  forms = [body]
+  known = store.fact(f"json_schema: {settings.endpoint} {settings.model}")
+  if settings.structured != "never" and known != "no":
+    forms.insert(0, {**body, "response_format": improve.response_format()})
   client = client_lib.connect(settings)
   try:
-    reply = await chat.call(client, body, settings.timeout)
+    for form in forms:
+      budget = limits.Budget(_MAX_COST.value, store.spent())
+      if not budget.try_reserve(reserved):
+        raise ValueError("it does not fit into --max_cost")
+      call = store.begin(key, [0], reserved)
+      reply = await chat.call(client, form, settings.timeout)
+      answers = [
+        Answer(0, ask.Status.VALID, text, finish_reason)
+        for text, finish_reason, _ in reply.choices
+        if text is not None
+      ]
+      cost = chat.cost_of(settings, reply)
+      ask.keep(store, ask.Progress(), call, key, reply, cost, answers[:1])
+      if reply.fatal:
+        raise chat.FatalError(reply.fatal)
+      if answers:
+        return answers[0].raw
+      if reply.status != ask.Status.REJECTED:
+        break
   finally:
     await client.close()
-  cost = chat.cost_of(settings, reply)
-  ask.keep(store, ask.Progress(), call, prompt.id, reply, cost, [])
-  if reply.fatal:
-    raise chat.FatalError(reply.fatal)
-  if not reply.choices:
-    raise ValueError(reply.detail)
-  return improve.read(
-    setting.bank,
-    prompt,
-    reply.choices[0][0],
-    prompt_id=name,
-    origin=f"reworded from {prompt.id} by {settings.model}, round {number}",
-  )
+  raise ValueError(reply.detail or "the answer is empty")
 
 
 def _write(bank: bank_lib.Bank, path: pathlib.Path) -> None:

@@ -83,7 +83,7 @@ class TrialTest(absltest.TestCase):
       f"--votes={self.votes}",
     )
     module = [sys.executable, "-m", "labeling.prompts"]
-    with asking.server() as server:
+    with asking.server(json_schema=False) as server:
       url = f"--config.labeling.endpoint={server.url}"
       figures = self.folder / "figures.jsonl"
       status, output = commands.run(
@@ -104,6 +104,15 @@ class TrialTest(absltest.TestCase):
       self.assertLen(bank.prompts, 8)
       origins = [prompt.origin for prompt in bank.prompts]
       self.assertTrue(any("reworded from" in o for o in origins), origins)
+      # Given again it takes the same wordings out of the store.
+      before = len(server.log)
+      again = self.folder / "again.yaml"
+      status, output = commands.run(
+        [*module, "improve", *small, url, f"--output={again}", "--keep=8"]
+      )
+      self.assertEqual(status, 0, output)
+      self.assertEqual(again.read_text(), new.read_text())
+      self.assertLen(server.log, before)
       # Improving what was improved finds names of its own.
       more = (f"--bank={new}", f"--output={self.folder / 'more.yaml'}")
       status, output = commands.run(
