@@ -87,6 +87,14 @@ class GateTest(unittest.IsolatedAsyncioTestCase):
     took = asyncio.get_running_loop().time() - start
     self.assertBetween(took, 0.2, 2.0)
 
+  async def test_few_requests_per_minute(self):
+    gate = limits.Gate(100, requests_per_minute=6)
+    async with asyncio.timeout(1), gate.call(1):
+      pass
+    with self.assertRaises(TimeoutError):  # the next is 10 s later
+      async with asyncio.timeout(0.3), gate.call(1):
+        pass
+
   async def test_tokens_per_minute(self):
     gate = limits.Gate(100, tokens_per_minute=6_000)  # 100 a second
 
