@@ -91,7 +91,7 @@ async def _ours(settings, requests, folder):
   api = client.connect(settings)
   asker = ask.Asker(api, settings, store, limits.Budget(None, 0.0))
   start = time.perf_counter(), time.process_time()
-  assert await asker.run(iter(requests))
+  assert await asker.run(requests)
   took = time.perf_counter() - start[0], time.process_time() - start[1]
   answered = asker.progress.answers[ask.Status.VALID]
   assert answered == len(requests), asker.progress
