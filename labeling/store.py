@@ -139,13 +139,11 @@ class Store:
         f"--votes must name a vote store, got {self.path}: {e}. Name another"
         " file."
       ) from e
-    found = self.fact("format")
-    if found not in (None, str(FORMAT)):
+    try:
+      check_format(self.path, self.fact("format"))
+    except ValueError:
       self.close()
-      raise ValueError(
-        f"{self.path} must be of format {FORMAT}, got {found}. Name another"
-        " file, or use the version of the program that wrote it."
-      )
+      raise
     self.learn("format", str(FORMAT))
 
   def close(self) -> None:
@@ -411,6 +409,15 @@ class Store:
       "SELECT TOTAL(COALESCE(cost, reserved)) FROM calls"
     ).fetchone()
     return total
+
+
+def check_format(path: pathlib.Path, found: str | None) -> None:
+  """Raises ValueError for a store of another format; a new one has none."""
+  if found not in (None, str(FORMAT)):
+    raise ValueError(
+      f"{path} must be of format {FORMAT}, got {found}. Name another file, or"
+      " use the version of the program that wrote it."
+    )
 
 
 def _status(answer: Answer, valid: set[int]) -> parse.Status:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from labeling import store
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import vote_columns
 
@@ -108,6 +109,8 @@ def about(paths: Sequence[pathlib.Path]) -> dict[str, Any]:
 def _open(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
   db = sqlite3.connect(f"file:{path.absolute()}?mode=ro", uri=True)
   try:
+    row = db.execute("SELECT value FROM facts WHERE name = 'format'").fetchone()
+    store.check_format(path, row and row[0])
     yield db
   except sqlite3.DatabaseError as e:
     raise ValueError(

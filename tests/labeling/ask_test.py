@@ -524,6 +524,19 @@ class OldTextTest(absltest.TestCase):
       self.assertEqual(shares(before)["offer"], 0)
 
 
+class FormatTest(absltest.TestCase):
+  def test_another_format_is_named(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    path = pathlib.Path(folder) / "votes.sqlite"
+    store = Store(path)
+    store.learn("format", "1")
+    store.close()
+    with self.assertRaisesRegex(ValueError, "must be of format 3, got 1"):
+      Store(path)
+    with self.assertRaisesRegex(ValueError, "must be of format 3, got 1"):
+      votes_lib.read([path], asking.dialogues(1), asking.CLASSES, "none")
+
+
 class ReadReplyTest(parameterized.TestCase):
   @parameterized.parameters(
     None, 3, "text", [[]], [{}], [{"choices": None}], [{"choices": 3}]
