@@ -15,8 +15,10 @@ segment is two slice copies.
 Shape letters: U utterances of a split, D dialogues, N segments, T tokens.
 """
 
+import collections
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +82,55 @@ class UtteranceTokens:
   def dialogue_start(self) -> np.ndarray:
     """[U] int64: the first utterance of each utterance's dialogue."""
     return np.repeat(self.first[:-1], np.diff(self.first))
+
+
+class DialogueWindow:
+  """What the next segment of a dialogue needs, while the dialogue goes on.
+
+  Gives, utterance by utterance, the segments that `write_segments` gives of
+  the whole dialogue, and never holds more than max_length tokens.
+
+  Args:
+    window: utterances in a segment, or None for all that fit.
+    max_length: tokens in a segment, special tokens included.
+
+  Attributes:
+    utterances: how many were added.
+  """
+
+  def __init__(self, window: int | None, max_length: int):
+    check(window, max_length)
+    self.utterances = 0
+    self._room = max_length - SPECIAL_TOKENS
+    self._context: list[int] = []
+    self._lengths = None
+    if window is not None:
+      self._lengths = collections.deque(maxlen=window - 1)
+
+  def segment(
+    self, ids: Sequence[int], cls_id: int, sep_id: int
+  ) -> tuple[list[int], int]:
+    """Returns the segment of the next utterance, and its tokens of type 0.
+
+    Args:
+      ids: the utterance's token ids, without [CLS] and [SEP].
+      cls_id: id of [CLS].
+      sep_id: id of [SEP].
+    """
+    own = ids[: self._room]
+    left = self._room - len(own)
+    context = self._context[-left:] if left else []
+    return [cls_id, *context, sep_id, *own, sep_id], len(context) + 2
+
+  def add(self, ids: Sequence[int]) -> None:
+    """Makes an utterance part of the context of those after it."""
+    self.utterances += 1
+    self._context += ids
+    keep = self._room
+    if self._lengths is not None:
+      self._lengths.append(len(ids))
+      keep = min(keep, sum(self._lengths))
+    del self._context[: max(0, len(self._context) - keep)]
 
 
 class CutCounts(NamedTuple):

@@ -33,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 # Raised when the same text would give other ids, so that no old cache is used.
 _CACHE_VERSION = 1
 _UTTERANCES_PER_BATCH = 4096
+_NAMES_KEPT = 1024  # speakers whose tokens are remembered
 
 
 class _Utterances(Protocol):
@@ -87,6 +88,7 @@ class StudentTokenizer:
     self.cls_id = tokenizer.token_to_id("[CLS]")
     self.sep_id = tokenizer.token_to_id("[SEP]")
     self.pad_id = tokenizer.token_to_id("[PAD]")
+    self._prefixes: dict[str, list[int]] = {}
 
   def __reduce__(self):
     # A pickled tokenizers.Tokenizer forgets encode_special_tokens.
@@ -131,6 +133,41 @@ class StudentTokenizer:
       else []
     )
 
+  def encode_utterance(self, speaker: str, text: str) -> list[int]:
+    """Encodes one utterance, as `encode_utterances` does but at once.
+
+    Args:
+      speaker: who speaks.
+      text: what is said.
+
+    Returns:
+      The speaker's ids, then the text's.
+
+    Raises:
+      ValueError: if one of them cannot be written as UTF-8.
+    """
+    prefix = self._prefixes.get(speaker)
+    try:
+      if prefix is None:
+        prefix = self._encode_speaker(speaker)
+      return prefix + self._encode_text(text)
+    except (TypeError, UnicodeEncodeError) as error:
+      raise _not_text(error) from error
+
+  def _encode_speaker(self, speaker: str) -> list[int]:
+    token = self.speaker_tokens.get(speaker)
+    if token is not None:
+      ids = [self._tokenizer.token_to_id(token)]
+    else:
+      ids = self._encode_text(f"{speaker}:")
+    if len(self._prefixes) >= _NAMES_KEPT:
+      self._prefixes.clear()
+    self._prefixes[speaker] = ids
+    return ids
+
+  def _encode_text(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
   def save(self, path: str | os.PathLike) -> None:
     """Writes a tokenizer.json, which `tokenizers` and `transformers` read."""
     self._tokenizer.save(os.fspath(path))
@@ -169,10 +206,7 @@ class StudentTokenizer:
         [f"{name}:" for name in names] + list(texts), add_special_tokens=False
       )
     except (TypeError, UnicodeEncodeError) as error:
-      raise ValueError(
-        "speakers and texts must be strings that UTF-8 can hold, "
-        f"got: {error}; remove lone surrogates such as '\\ud800'."
-      ) from error
+      raise _not_text(error) from error
     prefixes |= {
       name: encoding.ids for name, encoding in zip(names, encoded, strict=False)
     }
@@ -184,6 +218,13 @@ class StudentTokenizer:
       itertools.chain.from_iterable(parts), np.int32, int(lengths.sum())
     )
     return ids, lengths
+
+
+def _not_text(error: Exception) -> ValueError:
+  return ValueError(
+    "speakers and texts must be strings that UTF-8 can hold, "
+    f"got: {error}; remove lone surrogates such as '\\ud800'."
+  )
 
 
 def from_folder(

@@ -1,0 +1,323 @@
+"""Files of dialogues in, files of predictions out, at any size.
+
+JSON lines hold one dialogue each, as training reads them; labels and other
+fields are ignored:
+
+    {"dialogue_id": "a1", "utterances": [{"speaker": "agent", "text": "Hello"}]}
+
+CSV has a header with dialogue_id, speaker and text, and one utterance a row;
+the rows of a dialogue follow one another, in the order of its utterances.
+
+Predictions are written chunk by chunk to `<output>.partial`, and how far that
+got to `<output>.partial.json`. A command that was killed goes on from there.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import tqdm
+
+from ppl_jax import predictor as predictor_lib
+
+_COLUMNS = ("dialogue_id", "speaker", "text")
+
+
+class Transcript(NamedTuple):
+  """A dialogue without labels."""
+
+  dialogue_id: str
+  speakers: tuple[str, ...]
+  texts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What a file holds.
+
+  Attributes:
+    dialogues: how many.
+    utterances: how many, of all of them.
+    sha256: of the file, in hex.
+  """
+
+  dialogues: int
+  utterances: int
+  sha256: str
+
+
+def read(file: pathlib.Path) -> Iterator[Transcript]:
+  """Yields the dialogues of a file in order: CSV by its suffix, or JSON lines.
+
+  Raises:
+    ValueError: a line that is not usable; names the file and the line.
+  """
+  rows = _read_csv if _is_csv(file) else _read_json_lines
+  for number, dialogue in rows(file):
+    try:
+      predictor_lib.check_dialogue(dialogue)
+    except ValueError as error:
+      raise ValueError(f"{file}, line {number}: {error}") from error
+    yield dialogue
+
+
+def check(file: pathlib.Path) -> Summary:
+  """Reads a file through, so that nothing is wrong halfway.
+
+  Raises:
+    ValueError: as `read`; or a dialogue_id is there twice, or no dialogue.
+  """
+  dialogues = utterances = 0
+  # SQLite keeps the ids on disk where they are many.
+  with contextlib.closing(sqlite3.connect("")) as seen:
+    seen.execute("CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+    bar = tqdm.tqdm(
+      read(file), desc="checking", unit="dialogue", delay=3, leave=False
+    )
+    for dialogue in bar:
+      try:
+        seen.execute("INSERT INTO seen VALUES (?)", (dialogue.dialogue_id,))
+      except sqlite3.IntegrityError:
+        together = ", with its rows together" if _is_csv(file) else ""
+        raise ValueError(
+          f"{file}: a dialogue must be there once{together}, got"
+          f" {dialogue.dialogue_id!r} again after other dialogues. Rename one,"
+          " or sort the file."
+        ) from None
+      dialogues += 1
+      utterances += len(dialogue.texts)
+  if not dialogues:
+    raise ValueError(
+      f"{file}: a file must hold at least one dialogue, got none. Fill it."
+    )
+  with file.open("rb") as f:
+    sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+  return Summary(dialogues, utterances, sha256)
+
+
+class Partial:
+  """Predictions being written, which a later process can go on with.
+
+  Args:
+    output: the file to be.
+    about: JSON values on which the predictions depend.
+
+  Attributes:
+    dialogues: those whose predictions are safe.
+    utterances: the like.
+
+  Raises:
+    ValueError: what was begun there depended on other values.
+  """
+
+  def __init__(self, output: pathlib.Path, about: dict):
+    self._output, self._about = output, about
+    self._file = output.with_name(f"{output.name}.partial")
+    self._state = output.with_name(f"{output.name}.partial.json")
+    self.dialogues = self.utterances = self._bytes = 0
+    if not (self._state.exists() and self._file.exists()):
+      return
+    state = json.loads(self._state.read_text())
+    differ = [
+      key for key, value in about.items() if state["about"].get(key) != value
+    ]
+    if differ:
+      raise ValueError(
+        f"{self._file} must go on as it began, got another"
+        f" {', another '.join(differ)}. Delete it to start anew, or name"
+        " another --output."
+      )
+    if self._file.stat().st_size < state["bytes"]:
+      raise ValueError(
+        f"{self._file} must be as it was left, got fewer than the"
+        f" {state['bytes']} bytes that {self._state.name} tells of. Delete both"
+        " to start anew."
+      )
+    self.dialogues, self.utterances = state["dialogues"], state["utterances"]
+    self._bytes = state["bytes"]
+
+  def write(
+    self,
+    chunks: Iterable[tuple[int, Sequence[predictor_lib.Prediction]]],
+    classes: Sequence[str],
+  ) -> None:
+    """Adds what follows, then gives the file its name.
+
+    Args:
+      chunks: dialogues and predictions of each; a chunk is safe as a whole.
+      classes: of the student.
+    """
+    with self._file.open("r+b" if self._bytes else "wb") as f:
+      f.truncate(self._bytes)  # a chunk that was cut off
+      f.seek(self._bytes)
+      if _is_csv(self._output) and not self._bytes:
+        f.write(_csv_text([_csv_header(classes)]))
+      for dialogues, predictions in chunks:
+        if _is_csv(self._output):
+          f.write(_csv_text(_csv_row(p) for p in predictions))
+        else:
+          f.writelines(p.to_json().encode() + b"\n" for p in predictions)
+        f.flush()
+        os.fsync(f.fileno())
+        self._bytes = f.tell()
+        self.dialogues += dialogues
+        self.utterances += len(predictions)
+        self._save()
+    self._file.replace(self._output)
+    self._state.unlink()
+
+  def _save(self) -> None:
+    state = {
+      "about": self._about,
+      "dialogues": self.dialogues,
+      "utterances": self.utterances,
+      "bytes": self._bytes,
+    }
+    temporary = self._state.with_name(f".{self._state.name}")
+    temporary.write_text(json.dumps(state, indent=2) + "\n")
+    temporary.replace(self._state)
+
+
+def predict(
+  predictor: predictor_lib.Predictor,
+  file: pathlib.Path,
+  summary: Summary,
+  partial: Partial,
+) -> None:
+  """Predicts a file's dialogues, from where the output ends.
+
+  Args:
+    predictor: labels the utterances.
+    file: what `read` reads.
+    summary: of `check`.
+    partial: where the predictions go.
+  """
+  bar = tqdm.tqdm(
+    total=summary.utterances,
+    initial=partial.utterances,
+    desc="predicting",
+    unit="utterance",
+  )
+
+  def predicted():
+    left = itertools.islice(read(file), partial.dialogues, None)
+    for chunk in predictor_lib.in_chunks(left):
+      yield len(chunk), list(predictor.predict(chunk, bar.update))
+
+  with bar:
+    partial.write(predicted(), predictor.classes)
+
+
+def sha256_of_student(workdir: pathlib.Path) -> str:
+  """Returns a digest of all files that decide a student's predictions."""
+  model = workdir / "model.onnx"
+  if not model.exists():
+    model = workdir / "checkpoints" / "student"
+  files = [workdir / "student.json", workdir / "tokenizer.json", model]
+  files += sorted(model.rglob("*"))
+  digest = hashlib.sha256()
+  for file in files:
+    if file.is_file():
+      with file.open("rb") as f:
+        part = hashlib.file_digest(f, "sha256").hexdigest()
+      digest.update(f"{file.relative_to(workdir)} {part}\n".encode())
+  return digest.hexdigest()
+
+
+def _is_csv(file: pathlib.Path) -> bool:
+  return file.suffix.lower() == ".csv"
+
+
+def _read_json_lines(
+  file: pathlib.Path,
+) -> Iterator[tuple[int, Transcript]]:
+  # Bytes, so that only a line feed ends a line and faults of the encoding are
+  # found with their line.
+  with file.open("rb") as lines:
+    for number, line in enumerate(lines, start=1):
+      if number == 1:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+      if not line.strip():
+        continue
+      try:
+        values = json.loads(line)
+        utterances = values["utterances"]
+        if not utterances or not isinstance(utterances, list):
+          raise TypeError("no utterances")
+        yield (
+          number,
+          Transcript(
+            values["dialogue_id"],
+            tuple(u["speaker"] for u in utterances),
+            tuple(u["text"] for u in utterances),
+          ),
+        )
+      except (ValueError, TypeError, KeyError, RecursionError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+          f"{file}, line {number}: a line must be one JSON dialogue with"
+          " dialogue_id and utterances, each with speaker and text; got:"
+          f" {said}. Correct the line."
+        ) from error
+
+
+def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Transcript]]:
+  with file.open(encoding="utf-8-sig", newline="") as lines:
+    reader = csv.DictReader(lines, restval="")
+    try:
+      missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
+      if missing:
+        raise ValueError(
+          f"the header must have {', '.join(_COLUMNS)}, got none for"
+          f" {', '.join(missing)}. Add what is missing."
+        )
+      rows = ((reader.line_num, row) for row in reader)
+      for dialogue_id, group in itertools.groupby(
+        rows, key=lambda row: row[1]["dialogue_id"]
+      ):
+        numbers, rows_L = zip(*group, strict=True)
+        yield (
+          numbers[0],
+          Transcript(
+            dialogue_id,
+            tuple(row["speaker"] for row in rows_L),
+            tuple(row["text"] for row in rows_L),
+          ),
+        )
+    except (csv.Error, ValueError) as error:
+      raise ValueError(
+        f"{file}, at or after line {reader.line_num}: {error}"
+      ) from error
+
+
+def _csv_header(classes: Sequence[str]) -> list[str]:
+  probabilities = [f"probability_{name}" for name in classes]
+  return ["dialogue_id", "utterance", "label", "abstained", *probabilities]
+
+
+def _csv_row(prediction: predictor_lib.Prediction) -> list:
+  label = prediction.label
+  if isinstance(label, list):
+    label = json.dumps(label, ensure_ascii=False)
+  return [
+    prediction.dialogue_id,
+    prediction.utterance,
+    label,
+    str(prediction.abstained).lower(),
+    *(round(p, 6) for p in prediction.probabilities.values()),
+  ]
+
+
+def _csv_text(rows: Iterable[Sequence]) -> bytes:
+  text = io.StringIO()
+  csv.writer(text, lineterminator="\n").writerows(rows)
+  return text.getvalue().encode()

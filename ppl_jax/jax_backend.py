@@ -1,0 +1,146 @@
+"""Logits of a run's student by JAX, every shape compiled ahead.
+
+Shape letters: N segments, T tokens, C classes.
+"""
+
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
+from ppl_jax import checkpoint
+from ppl_jax.models import heads
+from ppl_jax.student import Student
+
+_STEP = 8  # tokens between the lengths of short segments
+_CPU_TOKENS, _OTHER_TOKENS = 1024, 32768  # of a batch: what is fastest
+
+
+class JaxBackend:
+  """Runs `checkpoints/student` of a run on JAX's first device.
+
+  Calls may come from several threads.
+
+  Args:
+    workdir: the run's folder.
+    live: compile the shapes of single segments now, not at their first use.
+    batch: the like for batches.
+
+  Attributes:
+    lengths: token lengths that segments are padded to, ascending.
+
+  Raises:
+    ValueError: the folder holds no finished run.
+  """
+
+  def __init__(
+    self, workdir: pathlib.Path, *, live: bool = True, batch: bool = True
+  ):
+    student = Student.load(workdir)
+    self.lengths = _lengths(student.max_length)
+    self._device = jax.devices()[0]
+    graphdef, params = _load(workdir, student, self._device)
+    # A flat list is what a compiled function takes with the least ado.
+    self._params, structure = jax.tree.flatten(params)
+
+    def logits(params, tokens_NxT, length_N, context_length_N):
+      model = nnx.merge(graphdef, jax.tree.unflatten(structure, params))
+      return model(tokens_NxT, length_N, context_length_N)
+
+    self._logits = jax.jit(logits)
+    shapes = [(1, length) for length in self.lengths if live]
+    shapes += [(self.rows(length), length) for length in self.lengths if batch]
+    self._compiled = self._compile(shapes)
+
+  def rows(self, length: int) -> int:
+    """Returns how many segments of a length make a batch."""
+    on_cpu = self._device.platform == "cpu"
+    tokens = _CPU_TOKENS if on_cpu else _OTHER_TOKENS
+    return max(8, tokens // length)
+
+  def start(
+    self,
+    tokens_NxT: np.ndarray,
+    length_N: np.ndarray,
+    context_length_N: np.ndarray,
+  ) -> jax.Array:
+    """Starts computing logits.
+
+    Args:
+      tokens_NxT: int32; N is 1 or `rows(T)`, and T is one of `lengths`.
+      length_N: int32, tokens of each segment, at least 1.
+      context_length_N: int32, leading tokens of type 0.
+
+    Returns:
+      Logits [N, C] float32 for np.asarray, which waits for them.
+    """
+    shape = tokens_NxT.shape
+    if shape not in self._compiled:
+      self._compiled |= self._compile([shape])
+    return self._compiled[shape](
+      self._params, tokens_NxT, length_N, context_length_N
+    )
+
+  def _compile(self, shapes: Iterable[tuple[int, int]]) -> dict:
+    """Compiles shapes, several at a time."""
+
+    def lower(shape):
+      ints = [
+        jax.ShapeDtypeStruct(s, jnp.int32) for s in (shape, *[shape[:1]] * 2)
+      ]
+      return self._logits.lower(self._params, *ints)
+
+    shapes = list(dict.fromkeys(shapes))
+    bar = tqdm.tqdm(total=len(shapes), desc="compiling", unit="shape", delay=2)
+    with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      compiling = {}
+      for shape in shapes:
+        compiling[shape] = pool.submit(lower(shape).compile)
+        compiling[shape].add_done_callback(lambda _: bar.update())
+      return {shape: future.result() for shape, future in compiling.items()}
+
+
+def use_cache(folder: pathlib.Path) -> None:
+  """Keeps compiled programs in a folder, for this process and later ones.
+
+  Must be called before the first backend is made.
+  """
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # By default only what took a second to compile is kept.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _lengths(max_length: int) -> tuple[int, ...]:
+  """Returns ascending lengths, an eighth or 8 tokens apart, to max_length."""
+  lengths, length = [], 0
+  while length < max_length:
+    length += max(_STEP, 2 ** (length.bit_length() - 4))
+    lengths.append(min(length, max_length))
+  return tuple(lengths)
+
+
+def _load(workdir, student, device) -> tuple[nnx.GraphDef, nnx.State]:
+  """Returns the student's structure and parameters."""
+
+  def build():
+    return heads.Classifier(
+      student.encoder,
+      len(student.classes),
+      dropout=student.dropout,
+      dtype=student.dtype,
+      rngs=nnx.Rngs(0),
+    )
+
+  graphdef, shapes = nnx.split(nnx.eval_shape(build), nnx.Param)
+  placed = SingleDeviceSharding(device)
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes
+  )
+  return graphdef, checkpoint.load_params(workdir, "student", like)
