@@ -83,7 +83,9 @@ def _jax_side(folder, dropout):
   )
   mesh = sharding.make_mesh(1)
   state = train_step.init_state(params, optimizer, mesh)
-  step = train_step.make_train_step(graphdef, optimizer, objective, mesh)
+  step = train_step.make_train_step(
+    graphdef, params, optimizer, objective, mesh
+  )
   arrays = _batch(model.bert.config.vocab_size)
   batch = sharding.put_batch(mesh, {k: v[None] for k, v in arrays.items()})
   key = jax.random.key(0)

@@ -68,6 +68,7 @@ def get_config() -> config_dict.ConfigDict:
   config.model.pretrained = ""
   config.model.dropout = 0.1
   config.model.dtype = "float32"  # compute; or "bfloat16"
+  config.model.remat = False  # compute layers twice to save their memory
   # From scratch only.
   config.model.vocab_size = 4_096
   config.model.hidden_size = 128
@@ -79,7 +80,18 @@ def get_config() -> config_dict.ConfigDict:
   config.batch = config_dict.ConfigDict()
   config.batch.segments = 32  # rows of a training batch, over all shards
   config.batch.eval_segments = 128
-  config.batch.shards = 1  # a multiple of the number of devices
+  # Parts of a batch that hold whole dialogues: a multiple of the number of
+  # devices, times `accumulation`. 0: the least, as found when a run starts; it
+  # goes on with them on other devices, as long as these divide them.
+  config.batch.shards = 0
+  # A device's shards run in so many parts, one after another: less memory.
+  config.batch.accumulation = 1
+
+  # Devices: how often the parameters are there, and over how many they are cut;
+  # -1: the rest. Dialogues are spread over all of them.
+  config.mesh = config_dict.ConfigDict()
+  config.mesh.data = -1
+  config.mesh.fsdp = 1
 
   config.pairs = config_dict.ConfigDict()
   config.pairs.alpha = 0.5  # margin's share of the score difference, in [0, 1]

@@ -58,7 +58,7 @@ def logits(
     for batch_plan in [*plans, None]:
       running = None
       if batch_plan is not None:
-        local = materialize(batch_plan, sharding.local_shards(shards))
+        local = materialize(batch_plan, sharding.local_shards(mesh, shards))
         batch = sharding.put_batch(mesh, local)
         running = (batch_plan, logits_step(params, batch))
       if pending is not None:  # fetched while the next batch runs

@@ -7,11 +7,12 @@ import logging
 import pathlib
 from collections.abc import Iterable, Sequence
 
+import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import checkpoint
+from ppl_jax import checkpoint, sharding
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import pipeline, sampling, segments, tokenization
 from ppl_jax.data import scores as scores_lib
@@ -22,6 +23,7 @@ from ppl_jax.student import Student
 _LOG = logging.getLogger(__name__)
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
+_SIMULATED = "scores.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Inputs:
   """A run's data and its untrained, or partly trained, student.
 
   Attributes:
+    config: with all that was left open filled in.
+    mesh: the devices.
     student: how segments are made and logits are read.
     graphdef: the student's structure.
     params: its parameters at the start.
@@ -39,6 +43,8 @@ class Inputs:
     dev_U: bool, the like of validation.
   """
 
+  config: ConfigDict
+  mesh: jax.sharding.Mesh
   student: Student
   graphdef: nnx.GraphDef
   params: nnx.State
@@ -56,10 +62,14 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     config: of `configs/`.
     workdir: the run's folder; made if missing.
 
+  Several processes call this one after another, the first one first: it writes
+  the files, and what it prepares is there for those on the same machine.
+
   Raises:
     ValueError: something that the user gave is wrong; the message says what,
       where, and what to do.
   """
+  config = _with_shards(config, workdir)
   _check_values(config)
   _check_workdir(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
@@ -116,10 +126,19 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
       " config.finetune.gold_fraction=0."
     )
   gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
-  _claim(config, workdir)  # only now: a run that cannot start claims nothing
-  student.save(workdir)
-  tokenizer.save(workdir / _TOKENIZER)
+  mesh = sharding.make_mesh(
+    config.batch.shards,
+    accumulation=config.batch.accumulation,
+    data=config.mesh.data,
+    fsdp=config.mesh.fsdp,
+  )
+  if jax.process_index() == 0:
+    _claim(config, workdir)  # only now: a run that cannot start claims nothing
+    student.save(workdir)
+    tokenizer.save(workdir / _TOKENIZER)
   inputs = Inputs(
+    config=config,
+    mesh=mesh,
     student=student,
     graphdef=graphdef,
     params=params,
@@ -131,6 +150,18 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   )
   _log_summary(inputs)
   return inputs
+
+
+def _with_shards(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
+  """Returns the config with the number of shards that the run started with."""
+  config = config.copy_and_resolve_references()
+  if not config.batch.shards:
+    started = workdir / _CONFIG
+    if started.exists():
+      config.batch.shards = json.loads(started.read_text())["batch"]["shards"]
+    else:
+      config.batch.shards = jax.device_count() * config.batch.accumulation
+  return config
 
 
 def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -231,6 +262,8 @@ def _read_scores(
     return None
   train = dataset.splits["train"]
   path = config.scores
+  if not path and (workdir / _SIMULATED).exists() and jax.process_index():
+    path = workdir / _SIMULATED  # of the first process
   if not path:
     reader = importlib.import_module(
       f"ppl_jax.data.readers.{config.dataset.name}"
@@ -249,7 +282,7 @@ def _read_scores(
 def _simulate(config, dataset, reader, workdir) -> pathlib.Path:
   """Writes a generated dataset's simulated votes and their score file."""
   workdir.mkdir(parents=True, exist_ok=True)
-  votes, scores = workdir / "votes.jsonl", workdir / "scores.parquet"
+  votes, scores = workdir / "votes.jsonl", workdir / _SIMULATED
   train = dataset.splits["train"]
   with votes.open("w") as f:
     for vote in reader.votes(train, dataset.classes, seed=config.seed):
@@ -304,6 +337,7 @@ def _student(config, dataset, workdir):
       initializer_range=config.model.initializer_range,
     )
     model = pretrained.new_classifier(encoder, C, **kwargs)
+  model.bert.remat = config.model.remat
   graphdef, params = nnx.split(model, nnx.Param)
   if config.init_from:
     params = checkpoint.load_params(source, "pretrained", params)

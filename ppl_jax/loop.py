@@ -31,11 +31,15 @@ _PHASES = ("pretrain", "finetune")
 class Run:
   """What the phases share: mesh, jitted functions, writers, checkpoints."""
 
-  def __init__(self, config: ConfigDict, inputs: Inputs, workdir: pathlib.Path):
-    self.config, self.inputs, self.workdir = config, inputs, workdir
+  def __init__(self, inputs: Inputs, workdir: pathlib.Path):
+    self.inputs, self.workdir = inputs, workdir
+    self.config = config = inputs.config
     self.task = inputs.student.task
-    self.mesh = sharding.make_mesh(config.batch.shards)
-    self.logits_step = train_step.make_logits_step(inputs.graphdef, self.mesh)
+    self.mesh = inputs.mesh
+    self.placed = sharding.over_parameters(self.mesh, inputs.params)
+    self.logits_step = train_step.make_logits_step(
+      inputs.graphdef, inputs.params, self.mesh
+    )
     self.checkpoints = checkpoint.StateCheckpoints(workdir)
     self.is_first = jax.process_index() == 0
     self.writer = None
@@ -115,7 +119,12 @@ def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
     trainable=_scorer_only if phase.config.freeze_encoder else None,
   )
   take_step = train_step.make_train_step(
-    run.inputs.graphdef, optimizer, phase.objective, run.mesh
+    run.inputs.graphdef,
+    params,
+    optimizer,
+    phase.objective,
+    run.mesh,
+    run.config.batch.accumulation,
   )
   key = jax.random.fold_in(
     jax.random.key(run.config.seed), _PHASES.index(phase.name)
@@ -145,7 +154,7 @@ def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
     run.inputs.splits["train"],
     start=done,
     stop=phase.steps,
-    shards=sharding.local_shards(run.config.batch.shards),
+    shards=sharding.local_shards(run.mesh, run.config.batch.shards),
   )
   with bar:
     while done < phase.steps and meta["bad_evals"] < phase.config.patience:

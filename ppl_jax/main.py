@@ -3,7 +3,8 @@
 python -m ppl_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Every value of the config can be set: --config.pretrain.epochs=5. A run that
-was killed goes on from its last checkpoint when the same command is given.
+was killed goes on from its last checkpoint when the same command is given, on
+other devices too. On several machines, give the same command on each.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import pathlib
 import jax
 from absl import flags
 
-from ppl_jax import commands, train
+from ppl_jax import commands, distributed, train
 from ppl_jax import inputs as inputs_lib
 
 _LOG = logging.getLogger("ppl_jax.main")
@@ -27,15 +28,17 @@ def main(argv):
   """Runs training with the flags."""
   commands.refuse_arguments(argv)
   config = commands.CONFIG.value
+  with commands.user_errors():
+    distributed.join()
   _LOG.info("JAX %s on %s", jax.__version__, jax.devices())
   _keep_memory()
   # A restart, and the next run alike, need not compile again.
   cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
   jax.config.update("jax_compilation_cache_dir", str(cache))
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
-  with commands.user_errors():
+  with commands.user_errors(), distributed.first_process_first("prepare"):
     inputs = inputs_lib.prepare(config, workdir)
-  train.train_and_evaluate(config, inputs, workdir)
+  train.train_and_evaluate(inputs, workdir)
 
 
 def _keep_memory() -> None:

@@ -15,20 +15,16 @@ from ppl_jax import (
   checkpoint,
   loop,
   plots,
-  sharding,
   train_step,
 )
 from ppl_jax.data import pipeline, plan
 from ppl_jax.inputs import Inputs
 
 
-def train_and_evaluate(
-  config: ConfigDict, inputs: Inputs, workdir: pathlib.Path
-) -> dict:
+def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
   """Trains, or goes on training, and evaluates the result.
 
   Args:
-    config: of `configs/`.
     inputs: of `inputs.prepare`.
     workdir: the run's folder.
 
@@ -38,14 +34,15 @@ def train_and_evaluate(
   Raises:
     FloatingPointError: a loss is not finite; says the phase and the step.
   """
-  run = loop.Run(config, inputs, workdir)
+  config = inputs.config
+  run = loop.Run(inputs, workdir)
   # What a run starts from, the first that there is:
   #   1. checkpoints/student: it is finished, only the report is made again.
   #   2. checkpoints/state: the phase and step that it was killed at.
   #   3. checkpoints/pretrained: its own first phase.
   #   4. config.init_from: another run's first phase.
   #   5. config.model.pretrained, or random weights.
-  params = jax.device_put(inputs.params, sharding.replicated(run.mesh))
+  params = jax.device_put(inputs.params, run.placed)
   votes = None if config.pretrain.objective == "none" else _vote_plan(run)
   if checkpoint.has_params(workdir, "pretrained"):
     params = checkpoint.load_params(workdir, "pretrained", params)
@@ -231,7 +228,7 @@ def _fit_gold(run: loop.Run, params) -> float:
 def _fold(run: loop.Run, params, offsets_C, temperature) -> nnx.State:
   """Makes (f + offsets) / temperature the student's own logits."""
 
-  @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+  @functools.partial(jax.jit, out_shardings=run.placed)
   def fold(params, offsets_C, temperature):
     model = nnx.merge(run.inputs.graphdef, params)
     scorer = model.scorer

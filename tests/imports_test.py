@@ -18,7 +18,13 @@ HEAVY = ("jax", "jaxlib", "flax", "torch", "tensorflow", "grain")
 # its own package; for modules that are not listed there are other tests below.
 ALLOWED = {
   # `inputs` reads and checks all that a run needs; the rest is `train`'s.
-  "ppl_jax.main": {"ppl_jax.train", "ppl_jax.inputs", "ppl_jax.commands"},
+  "ppl_jax.main": {
+    "ppl_jax.train",
+    "ppl_jax.inputs",
+    "ppl_jax.commands",
+    "ppl_jax.distributed",
+  },
+  "ppl_jax.distributed": set(),
   "ppl_jax.commands": set(),
   "ppl_jax.train_step": {
     "ppl_jax.losses",

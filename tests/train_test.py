@@ -29,7 +29,7 @@ class TrainTest(parameterized.TestCase):
     )
     workdir = self.folder / name
     prepared = inputs.prepare(config, workdir)
-    results = train.train_and_evaluate(config, prepared, workdir)
+    results = train.train_and_evaluate(prepared, workdir)
     self.assertEqual(
       results, json.loads((workdir / "results.json").read_text())
     )
@@ -71,7 +71,7 @@ class TrainTest(parameterized.TestCase):
   def test_offsets_and_temperature_are_folded(self):
     """The saved student is at the optimum of the fit: it changes nothing."""
     workdir, prepared, _ = self.train(finetune__gold_fraction=0.0)
-    run = loop.Run(self.config, prepared, self.folder / "other")
+    run = loop.Run(prepared, self.folder / "other")
     params = checkpoint.load_params(
       workdir,
       "student",
@@ -90,7 +90,7 @@ class TrainTest(parameterized.TestCase):
       pretrain__optimizer__learning_rate=3e-3,
       finetune__gold_fraction=0.5,
     )
-    run = loop.Run(self.config, prepared, self.folder / "other")
+    run = loop.Run(prepared, self.folder / "other")
     params = checkpoint.load_params(
       workdir, "student", jax.device_put(prepared.params, jax.devices()[0])
     )
@@ -163,7 +163,7 @@ class TrainTest(parameterized.TestCase):
       config = corpus.config(folder)
       config.batch.shards = 2
       results = train.train_and_evaluate(
-        config, inputs.prepare(config, workdir), workdir)
+        inputs.prepare(config, workdir), workdir)
       print(json.dumps(results))
     """)
     outputs = []
@@ -199,7 +199,7 @@ class TrainTest(parameterized.TestCase):
       XLA_FLAGS="--xla_force_host_platform_device_count=2",
     )
     output, _ = process.communicate(timeout=120)
-    self.assertIn("must be a multiple of the number of devices, 2", output)
+    self.assertIn("must be a multiple of the number of devices times", output)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Materializer:
   pad_id: int
 
   def __call__(
-    self, plan: plan_lib.BatchPlan, shards: slice = slice(None)
+    self, plan: plan_lib.BatchPlan, shards: slice | np.ndarray = slice(None)
   ) -> dict[str, np.ndarray]:
     """Returns the arrays of some shards of a batch.
 
@@ -138,7 +138,7 @@ def batches(
   *,
   start: int,
   stop: int,
-  shards: slice,
+  shards: slice | np.ndarray,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields batches `start` to `stop` - 1, made ahead of their use.
 

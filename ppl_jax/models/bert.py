@@ -5,6 +5,7 @@ E head size, F feed-forward size.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -106,12 +107,13 @@ def dropout(x: Array, rate: float, key: Array) -> Array:
   are scaled by exactly 256/k. A rate of 0.1 drops 26/256 = 0.1016 of entries.
 
   The result depends on `key` and the shape of `x` alone: it is the same for
-  every sharding, as `jax.random.bits` is.
+  every sharding, as `jax.random.bits` is. With S keys, that of a row depends
+  on its own key alone.
 
   Args:
-    x: [..., H] floating.
+    x: [N, ..., H] floating.
     rate: share of entries to drop, in [0, 1).
-    key: a JAX PRNG key.
+    key: a JAX PRNG key, or S of them, each for N / S rows.
 
   Returns:
     An array like `x`.
@@ -120,7 +122,9 @@ def dropout(x: Array, rate: float, key: Array) -> Array:
   if kept == 256:
     return x
   *leading, width = x.shape
-  words = jax.random.bits(key, (*leading, -(-width // 4)), jnp.uint32)
+  keys_S = key.reshape(-1)
+  shape = (leading[0] // len(keys_S), *leading[1:], -(-width // 4))
+  words = jax.vmap(lambda k: jax.random.bits(k, shape, jnp.uint32))(keys_S)
   draws = jax.lax.bitcast_convert_type(words, jnp.uint8)
   draws = draws.reshape(*leading, -1)[..., :width]
   scale = jnp.asarray(256 / kept, x.dtype)
@@ -131,7 +135,15 @@ def _dropout_at(x: Array, rate: float, key: Array | None, site: int) -> Array:
   """Dropout with the key of one place in the model; none without a key."""
   if key is None:
     return x
-  return dropout(x, rate, jax.random.fold_in(key, site))
+  return dropout(x, rate, fold_in(key, site))
+
+
+def fold_in(key: Array, site: int) -> Array:
+  """`jax.random.fold_in` for a key, or for each of S keys."""
+  fold = jax.random.fold_in
+  return (
+    fold(key, site) if key.ndim == 0 else jax.vmap(fold, (0, None))(key, site)
+  )
 
 
 def gelu(x: Array) -> Array:
@@ -345,6 +357,10 @@ class Bert(nnx.Module):
       for its quantisation.
     dtype: compute dtype, float32 or bfloat16. Parameters are float32.
     rngs: source of the initial parameters; not kept.
+
+  Attributes:
+    remat: compute a layer anew for its gradient instead of keeping what it
+      computed: less memory, a third more time. False unless it is set.
   """
 
   def __init__(
@@ -360,6 +376,7 @@ class Bert(nnx.Module):
     make = _Factory(config, dtype, rngs)
     self.config = config
     self.dropout = dropout
+    self.remat = False
     self.embeddings = Embeddings(config, make)
     self.layers = nnx.List(
       [Layer(config, make) for _ in range(config.num_hidden_layers)]
@@ -384,7 +401,8 @@ class Bert(nnx.Module):
         values without meaning.
       context_length_N: int32 number of leading tokens of type 0; the rest have
         type 1.
-      dropout_key: JAX PRNG key of this call; None turns dropout off.
+      dropout_key: JAX PRNG key of this call, or S of them, each for N / S rows;
+        None turns dropout off.
       pooled_only: have the last layer compute the token that is pooled and no
         other, which saves five sixths of its arithmetic.
 
@@ -412,5 +430,12 @@ class Bert(nnx.Module):
     for i, layer in enumerate(self.layers):
       tokens = 1 if pooled_only and i == len(self.layers) - 1 else None
       drops = drop_at(2 * i + 1), drop_at(2 * i + 2)
-      x_NxTxH = layer(x_NxTxH, length_N, *drops, tokens)
+      run = functools.partial(
+        layer,
+        length_N=length_N,
+        drop_attention=drops[0],
+        drop_output=drops[1],
+        tokens=tokens,
+      )
+      x_NxTxH = (jax.checkpoint(run) if self.remat else run)(x_NxTxH)
     return x_NxTxH, jnp.tanh(self.pooler(x_NxTxH[:, 0]))

@@ -63,6 +63,6 @@ class Classifier(nnx.Module):
       # The encoder folds in 0 ... 2 layers; the next number is ours.
       site = 2 * self.bert.config.num_hidden_layers + 1
       pooled_NxH = bert.dropout(
-        pooled_NxH, self.bert.dropout, jax.random.fold_in(dropout_key, site)
+        pooled_NxH, self.bert.dropout, bert.fold_in(dropout_key, site)
       )
     return self.scorer(pooled_NxH)
