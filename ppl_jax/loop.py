@@ -33,7 +33,7 @@ class Run:
 
   def __init__(self, inputs: Inputs, workdir: pathlib.Path):
     self.inputs, self.workdir = inputs, workdir
-    self.config = config = inputs.config
+    self.config = inputs.config
     self.task = inputs.student.task
     self.mesh = inputs.mesh
     self.placed = sharding.over_parameters(self.mesh, inputs.params)

@@ -54,7 +54,7 @@ def make_mesh(
     raise ValueError(
       "config.batch.shards must be a multiple of the number of devices times"
       f" config.batch.accumulation, {devices} x {accumulation}, got {shards}."
-      f" Set --config.batch.shards={devices * accumulation} or a multiple of it."
+      f" Set --config.batch.shards to {devices * accumulation} times a number."
     )
   return jax.make_mesh(
     tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * 2

@@ -271,8 +271,8 @@ def _report(run: loop.Run, params) -> dict:
       results[name] = _named(run, counts)
       if name == "test" and run.is_first:
         plots.classification(run.workdir, counts, inputs.student.classes)
+  history = (run.checkpoints.meta() or {"history": []})["history"]
   if run.is_first:
-    history = (run.checkpoints.meta() or {"history": []})["history"]
     plots.curves(run.workdir / "curves.png", history)
     temporary = run.workdir / ".results.json"
     temporary.write_text(json.dumps(results, indent=2) + "\n")

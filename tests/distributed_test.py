@@ -45,13 +45,16 @@ class ProcessesTest(absltest.TestCase):
       for number in range(processes)
     ]
     devices = _DEVICES // processes
-    return [
+    started = [
       commands.start(
         [*command, *(flags if processes > 1 else ())],
         XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
       )
       for flags in joined
     ]
+    for process in started:
+      self.addCleanup(process.kill)
+    return started
 
   def finish(self, workdir, processes):
     """Runs to the end; returns the results and what each process printed."""

@@ -1,6 +1,5 @@
 """Scorer on top of the encoder, as in `BertForSequenceClassification`."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
