@@ -7,15 +7,13 @@ was killed goes on from its last checkpoint when the same command is given, on
 other devices too. On several machines, give the same command on each.
 """
 
-import contextlib
-import ctypes
 import logging
 import pathlib
 
 import jax
 from absl import flags
 
-from ppl_jax import commands, distributed, train
+from ppl_jax import commands, distributed, memory, train
 from ppl_jax import inputs as inputs_lib
 
 _LOG = logging.getLogger("ppl_jax.main")
@@ -31,7 +29,7 @@ def main(argv):
   with commands.user_errors():
     distributed.join()
   _LOG.info("JAX %s on %s", jax.__version__, jax.devices())
-  _keep_memory()
+  memory.keep_freed()
   # A restart, and the next run alike, need not compile again.
   cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
   jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -39,20 +37,6 @@ def main(argv):
   with commands.user_errors(), distributed.first_process_first("prepare"):
     inputs = inputs_lib.prepare(config, workdir)
   train.train_and_evaluate(inputs, workdir)
-
-
-def _keep_memory() -> None:
-  """Has glibc keep freed memory, where there is a glibc.
-
-  XLA on a CPU takes and frees its buffers at every step; handing them back to
-  the system each time costs a page fault for every page, up to half of a
-  small student's step.
-  """
-  mmap_max, trim_threshold = -4, -1  # malloc.h
-  with contextlib.suppress(OSError, AttributeError):
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, -1)
 
 
 if __name__ == "__main__":

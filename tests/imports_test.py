@@ -23,8 +23,32 @@ ALLOWED = {
     "ppl_jax.inputs",
     "ppl_jax.commands",
     "ppl_jax.distributed",
+    "ppl_jax.memory",
   },
   "ppl_jax.distributed": set(),
+  "ppl_jax.memory": set(),
+  "ppl_jax.predict": {
+    "ppl_jax.predictor",
+    "ppl_jax.files",
+    "ppl_jax.live",
+    "ppl_jax.jax_backend",
+    "ppl_jax.commands",
+    "ppl_jax.memory",
+  },
+  "ppl_jax.live": {"ppl_jax.predictor"},
+  "ppl_jax.files": {"ppl_jax.predictor", "ppl_jax.data"},
+  "ppl_jax.onnx_backend": set(),
+  # Loads one of the backends, whichever the folder asks for.
+  "ppl_jax.predictor": {
+    "ppl_jax.data",
+    "ppl_jax.jax_backend",
+    "ppl_jax.onnx_backend",
+  },
+  "ppl_jax.jax_backend": {
+    "ppl_jax.checkpoint",
+    "ppl_jax.models",
+    "ppl_jax.student",
+  },
   "ppl_jax.commands": set(),
   "ppl_jax.train_step": {
     "ppl_jax.losses",

@@ -11,7 +11,6 @@ import functools
 import pathlib
 import pickle
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
