@@ -28,6 +28,7 @@ class ProcessesTest(absltest.TestCase):
       "--config.mesh.fsdp=2",
       "--config.pairs.group_size=4",
       "--config.pretrain.epochs=12",
+      "--config.finetune.gold_fraction=0",  # one phase is enough
     )
 
   def start(self, workdir, processes):
@@ -48,7 +49,9 @@ class ProcessesTest(absltest.TestCase):
     started = [
       commands.start(
         [*command, *(flags if processes > 1 else ())],
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        # Quicker to compile.
+        XLA_FLAGS="--xla_backend_optimization_level=0"
+        f" --xla_force_host_platform_device_count={devices}",
       )
       for flags in joined
     ]
@@ -93,7 +96,6 @@ class ProcessesTest(absltest.TestCase):
     """Metrics that change smoothly are equal but for rounding."""
     for split, metric in (
       ("heldout_votes", "vote_cross_entropy"),
-      ("dev", "nll"),
       ("test", "nll"),
     ):
       self.assertAlmostEqual(

@@ -2,7 +2,6 @@ import json
 import pathlib
 import sys
 import tempfile
-import textwrap
 
 import jax
 import numpy as np
@@ -152,42 +151,6 @@ class TrainTest(parameterized.TestCase):
         pretrain__optimizer__clip_norm=1e30,
         pretrain__epochs=20,
       )
-
-  def test_two_devices_train_as_one(self):
-    script = textwrap.dedent("""
-      import json, pathlib, sys
-      sys.path.insert(0, "tests")
-      import corpus
-      from ppl_jax import inputs, train
-      folder, workdir = map(pathlib.Path, sys.argv[1:])
-      config = corpus.config(folder)
-      config.batch.shards = 2
-      results = train.train_and_evaluate(
-        inputs.prepare(config, workdir), workdir)
-      print(json.dumps(results))
-    """)
-    outputs = []
-    for devices in (1, 2):
-      process = commands.start(
-        [
-          sys.executable,
-          "-c",
-          script,
-          str(self.data),
-          str(self.folder / f"run-{devices}"),
-        ],
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
-      )
-      output, _ = process.communicate(timeout=300)
-      self.assertEqual(process.returncode, 0, output)
-      outputs.append(json.loads(output.strip().splitlines()[-1]))
-    one, two = outputs
-    for split, metric in (
-      ("heldout_votes", "vote_cross_entropy"),
-      ("dev", "nll"),
-      ("test", "nll"),
-    ):
-      self.assertAlmostEqual(one[split][metric], two[split][metric], places=3)
 
   def test_shards_must_spread_over_devices(self):
     process = commands.start(
