@@ -145,14 +145,16 @@ class Plan:
     while self._starts[-1] <= t:
       self._epoch(len(self._starts) - 1)
     epoch = int(np.searchsorted(self._starts, t, side="right")) - 1
-    length, bins = self._epoch(epoch)[t - self._starts[epoch]]
+    drawn = self._epoch(epoch)
+    length, bins = drawn.batches[t - self._starts[epoch]]
     rows = np.full((self._shards, self._rows), -1, np.int64)
     index = np.full(
       (self._shards, self.groups_per_shard, self._group_size), -1, np.int32
     )
     for shard, groups in enumerate(bins):
       row = group_number = 0
-      for group in groups:
+      for number in groups:
+        group = drawn.group(number)
         rows[shard, row : row + len(group)] = self._utterances[group]
         if len(group) > 1:
           index[shard, group_number, : len(group)] = np.arange(
@@ -162,17 +164,16 @@ class Plan:
         row += len(group)
     return BatchPlan(length, rows, index)
 
-  def _epoch(self, epoch: int) -> list:
-    """Returns the batches of an epoch: (T, a list of groups per shard)."""
+  def _epoch(self, epoch: int) -> "_Epoch":
     if epoch not in self._epochs:
       self._epochs[epoch] = self._draw(epoch)
       if epoch == len(self._starts) - 1:
-        self._starts.append(self._starts[-1] + len(self._epochs[epoch]))
+        self._starts.append(self._starts[-1] + len(self._epochs[epoch].batches))
       while len(self._epochs) > 2:  # the one in use and the one to come
         self._epochs.popitem(last=False)
     return self._epochs[epoch]
 
-  def _draw(self, epoch: int) -> list:
+  def _draw(self, epoch: int) -> "_Epoch":
     rng = np.random.default_rng([*self._seed, epoch])
     segments, starts = self._groups(rng)
     if self._keep_groups is not None and len(starts):
@@ -187,12 +188,12 @@ class Plan:
         " within a dialogue."
       )
     bucket_G = np.maximum.reduceat(self._bucket[segments], starts)
-    groups = np.split(segments, starts[1:])
+    sizes = np.diff(starts, append=len(segments))
     order = rng.permutation(np.flatnonzero(keep))
     bins_by_bucket: list[list] = [[] for _ in self._buckets]
     for bucket in range(len(self._buckets)):
       members = order[bucket_G[order] == bucket]
-      bins_by_bucket[bucket] = _pack([groups[g] for g in members], self._rows)
+      bins_by_bucket[bucket] = _pack(members, sizes[members], self._rows)
     batches, left = [], []
     for bucket, bins in enumerate(bins_by_bucket):
       bins = left + [bins[b] for b in rng.permutation(len(bins))]
@@ -203,7 +204,8 @@ class Plan:
       for b in range(0, whole, self._shards):
         batches.append((self._buckets[bucket], bins[b : b + self._shards]))
       left = bins[whole:]
-    return [batches[b] for b in rng.permutation(len(batches))]
+    order = rng.permutation(len(batches))
+    return _Epoch(segments, starts, [batches[b] for b in order])
 
   def _groups(self, rng) -> tuple[np.ndarray, np.ndarray]:
     """Draws groups: positions sorted by group, and each group's start."""
@@ -223,25 +225,55 @@ class Plan:
     return order, np.flatnonzero(new)
 
 
-def _pack(groups: list[np.ndarray], rows: int) -> list[list[np.ndarray]]:
-  """First fit into bins of `rows` rows, a bounded number of them open."""
+@dataclasses.dataclass(frozen=True)
+class _Epoch:
+  """What an epoch drew, in few and flat arrays: there may be many groups.
+
+  Attributes:
+    segments_M: positions, sorted by group.
+    starts_G: where each group starts.
+    batches: each its token length, and the numbers of each shard's groups.
+  """
+
+  segments_M: np.ndarray
+  starts_G: np.ndarray
+  batches: list[tuple[int, list[np.ndarray]]]
+
+  def group(self, number: int) -> np.ndarray:
+    """Returns a group's positions."""
+    stop = number + 1
+    end = self.starts_G[stop] if stop < len(self.starts_G) else None
+    return self.segments_M[self.starts_G[number] : end]
+
+
+def _pack(groups: np.ndarray, sizes: np.ndarray, rows: int) -> list[np.ndarray]:
+  """First fit into bins of `rows` rows, a bounded number of them open.
+
+  Args:
+    groups: numbers.
+    sizes: of the groups.
+    rows: of a bin.
+
+  Returns:
+    The groups of each bin.
+  """
   closed, opened = [], []
-  for group in groups:
+  for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
     for entry in opened:
-      if entry[0] >= len(group):
+      if entry[0] >= size:
         break
     else:
       entry = [rows, []]
       opened.append(entry)
       if len(opened) > _OPEN_BINS:
         fullest = min(range(len(opened) - 1), key=lambda b: opened[b][0])
-        closed.append(opened.pop(fullest)[1])
-    entry[0] -= len(group)
+        closed.append(np.array(opened.pop(fullest)[1], np.int32))
+    entry[0] -= size
     entry[1].append(group)
     if not entry[0]:
       opened.remove(entry)
-      closed.append(entry[1])
-  return closed + [entry[1] for entry in opened]
+      closed.append(np.array(entry[1], np.int32))
+  return closed + [np.array(entry[1], np.int32) for entry in opened]
 
 
 @dataclasses.dataclass(frozen=True)
