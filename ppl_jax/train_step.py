@@ -143,8 +143,10 @@ def make_loss_and_gradients(
 
   def local(params, batch, key):
     shards = batch["row"].shape[0]
-    numbers_S = sharding.first_shard(mesh, shards) + jnp.arange(shards)
-    keys_S = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers_S)
+    keys_S = key[None]  # of a lone shard
+    if shards * mesh.size > 1:
+      numbers_S = sharding.first_shard(mesh, shards) + jnp.arange(shards)
+      keys_S = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers_S)
     # Counts are known without logits.
     logits = jnp.zeros_like(batch["scores"])
     terms = loss_terms(logits, batch, objective)
