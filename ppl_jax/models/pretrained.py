@@ -7,6 +7,7 @@ only names differ, and the scorer's kernel is transposed.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -47,6 +48,10 @@ _LAYER_MODULES = {
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 _SCORER = ("classifier.weight", "classifier.bias")
+_PROBLEM_TYPES = {
+  "single_label": "single_label_classification",
+  "multi_label": "multi_label_classification",
+}
 
 
 def _hf_name(path: tuple[str | int, ...]) -> str:
@@ -70,6 +75,72 @@ def hf_weights(model: heads.Classifier) -> dict[str, np.ndarray]:
       value.T if path[-1] == "kernel" else value
     )
   return weights
+
+
+def save_classifier(
+  folder: pathlib.Path,
+  model: heads.Classifier,
+  classes: Sequence[str],
+  task: str,
+) -> None:
+  """Writes what `BertForSequenceClassification.from_pretrained` reads.
+
+  Args:
+    folder: gets model.safetensors and config.json.
+    model: the student.
+    classes: its C classes, in the order of its logits.
+    task: 'single_label' (softmax, or a sigmoid for one class) or 'multi_label'
+      (a sigmoid a class).
+  """
+  config = model.bert.config.to_hf() | {
+    "architectures": ["BertForSequenceClassification"],
+    "id2label": {str(i): name for i, name in enumerate(classes)},
+    "label2id": {name: i for i, name in enumerate(classes)},
+    # Of one class: what makes transformers take a sigmoid.
+    "problem_type": _PROBLEM_TYPES[task if len(classes) > 1 else "multi_label"],
+    "hidden_dropout_prob": model.bert.dropout,
+    "classifier_dropout": model.bert.dropout,
+    "attention_probs_dropout_prob": 0.0,
+    "dtype": "float32",
+  }
+  text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+  (folder / "config.json").write_text(text, encoding="utf-8")
+  data = safetensors.numpy.save(hf_weights(model), metadata={"format": "pt"})
+  (folder / "model.safetensors").write_bytes(data)
+
+
+def read_classes(folder: pathlib.Path) -> tuple[tuple[str, ...], str]:
+  """Reads what a fine-tuned folder says of its logits.
+
+  Returns:
+    The C classes in the order of the logits, and the task, 'single_label' or
+    'multi_label'. One class with a sigmoid is a multi-label task to
+    transformers, so that either may have been meant.
+
+  Raises:
+    ValueError: config.json is unusable, or asks for a regression.
+  """
+  config = read_config(folder)
+  # transformers leaves the names out where they are its own.
+  names = dict(config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"})
+  classes = tuple(names.get(str(i)) for i in range(len(names)))
+  if not all(isinstance(c, str) for c in classes) or (
+    len(set(classes)) != len(classes)
+  ):
+    raise ValueError(
+      "id2label must give distinct names to 0, 1, 2 and so on, got"
+      f" {names!r} in {folder}. Correct it."
+    )
+  problem = config.get("problem_type") or (
+    "regression" if len(classes) == 1 else _PROBLEM_TYPES["single_label"]
+  )
+  tasks = {problem: task for task, problem in _PROBLEM_TYPES.items()}
+  if problem not in tasks:
+    raise ValueError(
+      f"problem_type must be {' or '.join(tasks)}, got {problem!r} in"
+      f" {folder}. Give the folder of a classifier."
+    )
+  return classes, tasks[problem]
 
 
 def resolve(name: str) -> pathlib.Path:
@@ -213,7 +284,9 @@ def new_classifier(
   They are drawn with NumPy, which compiles nothing: matrices are normal with
   the config's `initializer_range`, biases 0, norms 1.
   """
-  graphdef, params = _abstract(config, num_classes, dropout, dtype)
+  graphdef, params = abstract_classifier(
+    config, num_classes, dropout=dropout, dtype=dtype
+  )
   rng = np.random.default_rng(seed)
 
   def fresh(leaf, shape):
@@ -223,21 +296,26 @@ def new_classifier(
 
   params = [
     (path, param.replace(jnp.array(fresh(path[-1], param.shape), jnp.float32)))
-    for path, param in params
+    for path, param in nnx.to_flat_state(params)
   ]
   return nnx.merge(graphdef, nnx.from_flat_state(params))
 
 
-def _abstract(config, num_classes, dropout, dtype):
-  """Returns a classifier's structure, and its parameters without values."""
+def abstract_classifier(
+  config: bert.BertConfig,
+  num_classes: int,
+  *,
+  dropout: float,
+  dtype: DTypeLike,
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """Returns a student's structure, and its parameters without values."""
 
   def build():
     return heads.Classifier(
       config, num_classes, dropout=dropout, dtype=dtype, rngs=nnx.Rngs(0)
     )
 
-  graphdef, state = nnx.split(nnx.eval_shape(build), nnx.Param)
-  return graphdef, nnx.to_flat_state(state)
+  return nnx.split(nnx.eval_shape(build), nnx.Param)
 
 
 def load_classifier(
@@ -249,12 +327,13 @@ def load_classifier(
   dtype: DTypeLike,
   seed: int,
   fresh_pooler: bool = False,
+  fresh_scorer: bool = True,
 ) -> heads.Classifier:
   """Returns a student that starts from the weights of a local folder.
 
   Tokens added to the vocabulary get new random embeddings after the folder's.
   A scorer in the folder is taken if it has `num_classes` outputs, in the
-  folder's order; otherwise the scorer is new.
+  folder's order; otherwise the scorer is new, unless that is forbidden.
 
   Args:
     folder: in Hugging Face layout, see `resolve`.
@@ -266,6 +345,8 @@ def load_classifier(
     seed: of everything that is not in the folder.
     fresh_pooler: starts a pooler where the folder has none (encoders trained on
       masked words alone); without it, a missing pooler is an error.
+    fresh_scorer: starts a scorer where the folder has none that fits; without
+      it, that is an error.
 
   Raises:
     ValueError: the folder lacks files or tensors, or tensors have other shapes
@@ -280,7 +361,8 @@ def load_classifier(
     values = rng.normal(0, config.initializer_range, shape)
     return values.astype(np.float32)
 
-  if weights.get(_SCORER[0], fresh(0)).shape != (num_classes, H):
+  has_scorer = weights.get(_SCORER[0], fresh(0)).shape == (num_classes, H)
+  if fresh_scorer and not has_scorer:
     weights[_SCORER[0]] = fresh(num_classes, H)
     weights[_SCORER[1]] = np.zeros(num_classes, np.float32)
   if fresh_pooler and not any(name in weights for name in _POOLER):
@@ -290,9 +372,11 @@ def load_classifier(
   grown = dataclasses.replace(
     config, vocab_size=max(config.vocab_size, vocab_size)
   )
-  graphdef, abstract = _abstract(grown, num_classes, dropout, dtype)
+  graphdef, abstract = abstract_classifier(
+    grown, num_classes, dropout=dropout, dtype=dtype
+  )
   problems, params = [], []
-  for path, param in abstract:
+  for path, param in nnx.to_flat_state(abstract):
     name, kernel = _hf_name(path), path[-1] == "kernel"
     shape = param.shape[::-1] if kernel else param.shape
     if name == _WORDS:
