@@ -218,14 +218,13 @@ def _run(command, stop) -> list[tuple[int, int]]:
         break
     else:
       return []
-    for number in (signal.SIGTERM, signal.SIGKILL):
-      for worker in workers:
-        worker.send(number)
-      deadline = time.monotonic() + _GRACE.value
-      for statuses in _watch(workers, selector, stop):
-        if time.monotonic() > deadline or None not in statuses.values():
-          break
-    return failed
+    for worker in workers:
+      worker.send(signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE.value
+    for _ in _watch(workers, selector, stop):
+      if time.monotonic() > deadline:
+        break
+    return failed  # and leaving the stack ends who is still there
 
 
 def _watch(workers, selector, stop) -> Iterator[dict[int, int | None]]:

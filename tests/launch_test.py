@@ -177,6 +177,20 @@ class TpuPodTest(LaunchTest):
     # It was waiting already: it keeps its place.
     self.assertEqual(self.verbs(), ["list", "queue list", "queue list"])
 
+  @parameterized.parameters("\nFAILED", "\n")
+  def test_new_request_that_fails(self, looks):
+    (self.folder / "queue").write_text(looks)
+    flags = ("--queued", "--type=v6e-8", "--", "true")
+    self.pod("supervise", *flags, status=1)
+    order = ["list", "queue list", "queue create", "queue list"]
+    self.assertEqual(self.verbs(), order)
+
+  def test_queue_that_is_full(self):
+    (self.folder / "fail").write_text("create 7")
+    flags = ("--queued", "--type=v6e-8", "--", "true")
+    self.pod("supervise", *flags, status=7)
+    self.assertEqual(self.verbs(), ["list", "queue list", "queue create"])
+
   @parameterized.parameters(
     ("create", "--type=v4-8"),
     ("status", "--queued"),
@@ -267,6 +281,16 @@ class TpuPodTest(LaunchTest):
       seen = self.folder / f"worker-{number}" / "seen"
       self.assertEqual(seen.read_text(), 'it\'s $HOME; "x"\n*\n')
     self.assertEqual(self.verbs(), ["start", "follow", "wait"])
+
+  def test_repeated_start_starts_once(self):
+    self.installed()  # gcloud repeats what it lost the answer of
+    home = self.folder / "worker-0"
+    worker = ("bash", home / "ppl_jax" / "launch" / "worker.sh")
+    for _ in range(2):
+      start = ("start", "id", "bash", "-c", "echo x >>~/n; sleep .3")
+      self.run_command(*worker, *start, HOME=str(home))
+    self.run_command(*worker, "wait", HOME=str(home))
+    self.assertEqual((home / "n").read_text(), "x\n")
 
   def test_a_worker_that_fails_is_seen(self):
     self.installed()
@@ -636,7 +660,7 @@ class LocalTest(LaunchTest):
     job = self.start(
       *self.command("--restarts=3", "--grace=0.2"),
       *self.python(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked'))\n"
         "open(os.environ['STAND_IN'] + f'/{me}', 'w').write(str(os.getpid()))\n"
         "time.sleep(1000)"
       ),
@@ -646,6 +670,7 @@ class LocalTest(LaunchTest):
     job.send_signal(number)
     output, _ = job.communicate(timeout=30)
     self.assertEqual(job.returncode, 128 + number, output)
+    self.assertEqual(output.count("asked"), 2)
     for pid in pids:
       with self.assertRaises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
