@@ -64,6 +64,8 @@ class _Output:
   def add(self, number: int, text: str) -> None:
     """Takes text of a worker; shows the lines that it ends."""
     *lines, rest = (self._rest.get(number, "") + text).split("\n")
+    if number == 0:
+      self._erase_bar()
     start = max(rest.rfind("\r", 0, len(rest.rstrip("\r"))), 0)
     self._rest[number] = rest[start:]
     for line in lines:
@@ -76,7 +78,7 @@ class _Output:
     """Shows what is left of a worker that has ended."""
     rest = self._rest.pop(number, "")
     if number == 0:
-      self._bar = ""
+      self._erase_bar()
     if _last_state(rest):
       self._show(number, rest)
 
@@ -84,6 +86,11 @@ class _Output:
     clear = "\r\x1b[K" if self._bar else ""
     print(f"{clear}[{number}] {_last_state(line)}", flush=True)
     self._draw_bar()
+
+  def _erase_bar(self):
+    if self._bar:
+      print("\r\x1b[K", end="")
+      self._bar = ""
 
   def _draw_bar(self):
     if self._bar:

@@ -26,8 +26,14 @@ current() { # the id of the newest command
   cat "$runs/current"
 }
 
+alive() { # a command's id: is anything left of it?
+  local pid
+  pid=$(<"$runs/$1.pid")
+  kill -0 "$pid" 2>/dev/null || kill -0 -- "-$pid" 2>/dev/null
+}
+
 running() { # a command's id
-  [[ -f $runs/$1.pid && ! -f $runs/$1.status ]] && kill -0 "$(<"$runs/$1.pid")" 2>/dev/null
+  [[ ! -f $runs/$1.status ]] && alive "$1"
 }
 
 setup() {
@@ -82,9 +88,14 @@ start() {
 }
 
 follow() {
-  local id
+  local id tail
   id=$(current)
-  tail --lines=+1 --sleep-interval=0.2 --pid="$(<"$runs/$id.pid")" --follow "$runs/$id.log"
+  tail --lines=+1 --sleep-interval=0.1 --follow "$runs/$id.log" &
+  tail=$!
+  while running "$id"; do sleep 0.2; done
+  sleep 0.3 # for the last lines
+  kill "$tail"
+  wait "$tail" 2>/dev/null || true
 }
 
 wait_for() {
@@ -105,13 +116,15 @@ stop() {
   [[ -f $runs/current ]] || return 0
   local id try
   id=$(current)
-  running "$id" || return 0
-  kill -TERM -- "-$(<"$runs/$id.pid")"
-  for ((try = 0; try < 50; try++)); do
-    running "$id" || return 0
+  alive "$id" || return 0
+  kill -TERM -- "-$(<"$runs/$id.pid")" || true
+  for ((try = 0; try < 10; try++)); do
+    alive "$id" || break
     sleep 0.2
   done
-  kill -KILL -- "-$(<"$runs/$id.pid")"
+  # A process of a JAX cluster takes SIGTERM as a notice only.
+  kill -KILL -- "-$(<"$runs/$id.pid")" 2>/dev/null || true
+  [[ -f $runs/$id.status ]] || echo 137 >"$runs/$id.status"
 }
 
 case ${1:-} in

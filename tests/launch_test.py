@@ -206,7 +206,7 @@ class TpuPodTest(LaunchTest):
     self.assertEmpty(self.recorded())
     self.assertFalse((self.folder / "out").exists())
     does = "mkdir -p ~/ppl_jax_runs; echo x >~/ppl_jax_runs/x.log;"
-    does += "echo x >~/ppl_jax_runs/current"
+    does += "cd ~/ppl_jax_runs; echo x >current; echo 99999999 >x.pid"
     for number in range(2):
       home = self.folder / f"worker-{number}"
       subprocess.run(["bash", "-c", does], env={"HOME": str(home)}, check=True)
@@ -301,15 +301,16 @@ class TpuPodTest(LaunchTest):
 
   def test_stop(self):
     self.installed()
-    script = "echo $$ >~/pid; trap '' TERM; sleep 1000 & wait; sleep 1000"
+    # As a JAX process does, it stays when it is asked to end.
+    script = "trap '' TERM; echo $$ >~/pid; while true; do sleep .1; done"
     running = self.start(TPU_POD, "run", *SLICE, "--", "bash", "-c", script)
     pids = [self.folder / f"worker-{n}" / "pid" for n in range(2)]
     self.wait_until(lambda: all(p.exists() and p.read_text() for p in pids))
     second = self.pod("run", "--", "true", status=1)
     self.assertIn("One command at a time", second)
-    for pid in pids:
-      os.kill(int(pid.read_text()), signal.SIGKILL)  # spares stop ten seconds
     self.pod("stop")
+    for pid in pids:
+      self.assertFalse(running_process(int(pid.read_text())))
     output, _ = running.communicate(timeout=60)
     self.assertNotEqual(running.returncode, 0)
     self.assertIn("ended with status 137", output)
@@ -685,7 +686,7 @@ class LocalTest(LaunchTest):
     pid = int(job.stdout.readline().split()[1])
     job.kill()
     job.communicate()
-    self.wait_until(lambda: not running(pid))
+    self.wait_until(lambda: not running_process(pid))
 
   def test_lines_are_led_by_the_number_and_bars_shown_once(self):
     output = self.run_command(
@@ -715,7 +716,7 @@ class LocalTest(LaunchTest):
       )
 
 
-def running(pid):
+def running_process(pid):
   """Says whether a process is there and no zombie."""
   try:
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
