@@ -220,13 +220,16 @@ class Parity:
     )
     return f"{text} (such as {self.first_changed})" if self.changed else text
 
-  def check(self, bound: float, max_changed: float, what: str) -> None:
+  def check(
+    self, bound: float, max_changed: float, what: str, remedy: str
+  ) -> None:
     """Refuses what differs too much.
 
     Args:
       bound: the largest difference of logits that is allowed.
       max_changed: the share of labels that may change.
       what: names the exported model.
+      remedy: what to do, for the message.
 
     Raises:
       ValueError: it does; says by how much and where.
@@ -234,13 +237,15 @@ class Parity:
     equal = self.largest <= bound  # False for NaN
     if equal and self.changed <= max_changed * self.segments:
       return
-    limit = (
-      f"at most {max_changed:.2%} of the labels" if max_changed else "none"
+    rules = [f"logits within {bound:g}"] if np.isfinite(bound) else []
+    rules.append(
+      f"at most {max_changed:.2%} of the labels changed"
+      if max_changed
+      else "no label changed"
     )
-    near = f"logits within {bound:g} and " if np.isfinite(bound) else ""
     raise ValueError(
-      f"{what} must give JAX's {near}labels, {limit} changed; got over {self}."
-      " Nothing was written."
+      f"{what} must agree with JAX, {' and '.join(rules)}; got {self}. Nothing"
+      f" was written: {remedy}"
     )
 
 
