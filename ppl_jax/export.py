@@ -13,7 +13,7 @@ OUT also gets a model card, README.md, with code that segments text and runs
 the model. Before OUT gets its name, segments of the run's test split (or
 validation, or train; or of --input) go through the student in JAX and through
 what was written: unless all logits agree within 1e-4 and all labels are the
-same, nothing is written. Needs: pip install 'ppl-jax[export]'.
+same, nothing is written. Needs the packages of `pip install -e '.[export]'`.
 
 The way back is `python -m ppl_jax.import_pytorch`.
 """

@@ -131,7 +131,7 @@ def _check_packages(kind: str) -> None:
   if missing:
     raise ValueError(
       f"--format={kind} needs {', '.join(PACKAGES[kind])}, got no"
-      f" {', '.join(missing)}: pip install 'ppl-jax[export]'."
+      f" {', '.join(missing)}: pip install {' '.join(missing)}."
     )
 
 

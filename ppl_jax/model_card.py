@@ -164,9 +164,8 @@ Says of an utterance, from it and those before it, {_USES[use]}:
 {classes}
 
 A BERT encoder of {encoder.num_hidden_layers} layers, {encoder.hidden_size} \
-wide, with a linear scorer, trained by
-[ppl_jax](https://arxiv.org/abs/2503.05620) on votes of language models about
-dialogues and on gold labels. Format: {kind}."""
+wide, with a linear scorer, made with
+ppl_jax ([the method](https://arxiv.org/abs/2503.05620)). Format: {kind}."""
 
 
 def _segments(student: Student, kind: str) -> str:

@@ -338,7 +338,8 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
       mock.patch.object(exporter, "_quantise", broken),
       self.assertRaisesRegex(
         ValueError,
-        r"at most 1\.00% of the labels.*\d+ labels changed \(such as .* became ask",
+        r"at most 1\.00% of the labels changed; got .* \d+ labels changed"
+        r" \(such as .* became ask\)",
       ),
     ):
       exporter.export(
