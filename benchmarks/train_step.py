@@ -14,28 +14,21 @@ ratio ours / PyTorch with its smallest and largest round. Refuses on a busy
 machine unless --busy_ok. Three minutes on 2 cores.
 """
 
-import json
-import os
-import statistics
-import subprocess
-import sys
 import time
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks import common
+
 _MODEL = flags.DEFINE_string(
   "model", None, "Hub name or folder of the encoder.", required=True
 )
-_THREADS = flags.DEFINE_enum("threads", "2", ["1", "2"], "Cores of each side.")
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each side.")
 _STEPS = flags.DEFINE_integer("steps", 3, "Steps a turn.")
 _DROPOUT = flags.DEFINE_multi_float("dropout", [0.0, 0.1], "Rates to time.")
-_BUSY_OK = flags.DEFINE_bool("busy_ok", False, "Time on a busy machine too.")
 _ADAMW = flags.DEFINE_enum(
   "torch_adamw", "fused", ["fused", "default"], "PyTorch's implementation."
 )
-_SIDE = flags.DEFINE_enum("side", None, ["jax", "torch"], "Of a child process.")
 
 _N, _T, _K, _C = 32, 64, 8, 4
 _ALPHA, _LEARNING_RATE, _WEIGHT_DECAY, _CLIP_NORM = 0.5, 1e-4, 0.01, 1.0
@@ -50,6 +43,7 @@ def _batch(vocab_size):
     "tokens": rng.integers(1, vocab_size, (_N, _T)).astype(np.int32),
     "length": length,
     "context_length": length // 2,
+    "row": np.ones(_N, bool),
     "scores": scores,
     "index": np.arange(_N, dtype=np.int32).reshape(-1, _K),
   }
@@ -103,7 +97,7 @@ def _torch_side(folder, dropout):
   import torch
   import transformers
 
-  torch.set_num_threads(int(_THREADS.value))
+  torch.set_num_threads(int(common.THREADS.value))
   transformers.utils.logging.disable_progress_bar()
   bert = transformers.BertModel.from_pretrained(
     folder,
@@ -161,81 +155,40 @@ def _scorer(hidden_size):
   return rng.normal(0, 0.02, (hidden_size, _C)).astype(np.float32)
 
 
-def _child(folder):
-  """Reads a number of steps a line, answers with [loss, seconds]."""
-  # Whatever the libraries print must not get between the answers.
-  answers = os.fdopen(os.dup(1), "w")
-  os.dup2(2, 1)
-  side = {"jax": _jax_side, "torch": _torch_side}[_SIDE.value]
-  take = side(folder, _DROPOUT.value[0])
-  for line in sys.stdin:
-    start = time.perf_counter()
-    for _ in range(int(line)):
-      loss = take()
-    seconds = time.perf_counter() - start
-    print(json.dumps([loss, seconds]), file=answers, flush=True)
+class _Answers:
+  """Takes steps in a child process."""
 
+  def __init__(self):
+    side = {"jax": _jax_side, "torch": _torch_side}[common.SIDE.value]
+    self._take = side(_MODEL.value, _DROPOUT.value[-1])
 
-class _Side:
-  """A child process that takes steps when told to."""
-
-  def __init__(self, name, folder, dropout):
-    threads = int(_THREADS.value)
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    self._process = subprocess.Popen(
-      [
-        sys.executable,
-        "-m",
-        "benchmarks.train_step",
-        f"--side={name}",
-        f"--model={folder}",
-        f"--threads={threads}",
-        f"--dropout={dropout}",
-        f"--torch_adamw={_ADAMW.value}",
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-      # Before the child starts, so that its thread pools count these cores.
-      preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-
-  def take(self, steps):
+  def take(self, steps: int) -> tuple[float, float]:
     """Returns the last loss and the seconds of all steps."""
-    print(steps, file=self._process.stdin, flush=True)
-    answer = self._process.stdout.readline()
-    if not answer:
-      raise RuntimeError(f"A side stopped with {self._process.wait()}.")
-    return json.loads(answer)
-
-  def close(self):
-    self._process.stdin.close()
-    self._process.stdout.close()
-    self._process.wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+      loss = self._take()
+    return loss, time.perf_counter() - start
 
 
 def _compare(folder, dropout):
-  sides = {n: _Side(n, folder, dropout) for n in ("jax", "torch")}
-  try:
-    losses = {n: side.take(1)[0] for n, side in sides.items()}  # compiles
+  with common.sides(
+    ["jax", "torch"], f"--model={folder}", f"--dropout={dropout}"
+  ) as sides:
+    losses = {
+      n: s.ask("take", steps=1)[0] for n, s in sides.items()
+    }  # compiles
     if not dropout and abs(losses["jax"] / losses["torch"] - 1) > 1e-4:
       raise RuntimeError(f"The first losses must agree, got {losses}.")
     speeds = {n: [] for n in sides}
-    for turn in range(_ROUNDS.value + 1):
+    for turn in range(common.ROUNDS.value + 1):
       for name, side in sides.items():
-        _, seconds = side.take(_STEPS.value)
+        _, seconds = side.ask("take", steps=_STEPS.value)
         if turn:  # the first warms up
           speeds[name].append(_N * _STEPS.value / seconds)
-  finally:
-    for side in sides.values():
-      side.close()
-  ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-  ours, theirs = (statistics.median(s) for s in speeds.values())
   print(
-    f"dropout {dropout}: ours {ours:.1f}, PyTorch {theirs:.1f} segments/s;"
-    f" ratio {statistics.median(ratios):.2f}"
-    f" ({min(ratios):.2f} to {max(ratios):.2f})",
+    f"dropout {dropout}: ours {common.spread(speeds['jax'], 1)}, PyTorch"
+    f" {common.spread(speeds['torch'], 1)} segments/s; ratio"
+    f" {common.ratios(speeds['jax'], speeds['torch'])}",
     flush=True,
   )
 
@@ -244,20 +197,16 @@ def main(argv):
   """Times both sides at every dropout rate."""
   if argv[1:]:
     raise app.UsageError(f"Takes flags only, got {' '.join(argv[1:])}.")
-  if _SIDE.value:
-    _child(_MODEL.value)
+  if common.SIDE.value:
+    common.serve(_Answers)
     return
   from ppl_jax.models import pretrained
 
-  load = os.getloadavg()[0]
-  if load > 0.5:
-    busy = f"the machine is busy: load average {load:.2f} over the last minute"
-    if not _BUSY_OK.value:
-      sys.exit(f"Timing needs an idle machine, got one where {busy}; wait.")
-    print(f"Not to be trusted: {busy}.")
+  common.refuse_busy()
   print(
-    f"{_N} segments, T={_T}, {_THREADS.value} threads, {_ROUNDS.value} rounds"
-    f" of {_STEPS.value} steps, PyTorch's {_ADAMW.value} AdamW"
+    f"{_N} segments, T={_T}, {common.THREADS.value} threads,"
+    f" {common.ROUNDS.value} rounds of {_STEPS.value} steps, PyTorch's"
+    f" {_ADAMW.value} AdamW"
   )
   folder = pretrained.resolve(_MODEL.value)
   for dropout in _DROPOUT.value:
