@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from flax import nnx
 from jax import export as jax_export
 from jax.sharding import SingleDeviceSharding
@@ -203,7 +204,8 @@ def _check_tokenizer(folder: pathlib.Path, sample: parity.Sample) -> None:
       verbose=False,
     )["input_ids"]
 
-  for m in range(len(sample)):
+  numbers = range(len(sample))
+  for m in tqdm.tqdm(numbers, desc="tokenizer", unit="segment", delay=1):
     _, _, speaker, text = sample.utterance(m)
     token = sample.student.speaker_tokens.get(speaker)
     got = [theirs.convert_tokens_to_ids(token)] if token else ids(f"{speaker}:")

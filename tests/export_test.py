@@ -20,6 +20,7 @@ import transformers
 from absl.testing import absltest, parameterized
 from flax import nnx
 from jax import export as jax_export
+from jax.experimental.compilation_cache import compilation_cache
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import commands
@@ -51,6 +52,22 @@ _DIALOGUE = [
   ("Bob", "I left the violin [SEP] outside, near the garden."),
   ("B", "Thanks, [USR] that helps."),
 ]
+
+
+def setUpModule():
+  # Many exports of one student: compiled once.
+  folder = tempfile.TemporaryDirectory()
+  absltest.unittest.addModuleCleanup(folder.cleanup)
+  for name, value in (
+    ("jax_compilation_cache_dir", folder.name),
+    ("jax_persistent_cache_min_compile_time_secs", 0.0),
+  ):
+    absltest.unittest.addModuleCleanup(
+      jax.config.update, name, getattr(jax.config, name)
+    )
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  absltest.unittest.addModuleCleanup(compilation_cache.reset_cache)
 
 
 def _model(config=_CONFIG, classes=3, seed=0):
@@ -417,15 +434,12 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
     self.assertEqual([p.name for p in self.folder.iterdir()], ["full"])
 
   def test_as_a_command(self):
-    arguments = [sys.executable, "-m", "ppl_jax.export"]
+    arguments = [sys.executable, "-m", "ppl_jax.export", "--format=onnx"]
     arguments += [f"--workdir={_run()[0]}", f"--output={self.folder / 'out'}"]
-    status, text = commands.run([*arguments, "--format=onnx", "--segments=40"])
+    status, text = commands.run([*arguments, "--segments=32"])
     self.assertEqual(status, 0, text)
-    self.assertRegex(text, r"40 segments of the \w+ split: largest logit")
+    self.assertRegex(text, r"32 segments of the \w+ split: largest logit")
     self.assertIn("0 labels changed", text)
-    status, text = commands.run(arguments)
-    self.assertNotEqual(status, 0)
-    self.assertRegex(text, r"(?m)^error: A new folder must be named")
 
 
 class ParityTest(absltest.TestCase):
