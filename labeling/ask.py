@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import heapq
 import itertools
@@ -22,6 +23,7 @@ _OVERLOAD = (429, 503, 529)
 _OVERLOADED = (Status.TIMEOUT, Status.CONNECTION)
 _LOOK_UP = 1.0  # seconds, to see whether it was stopped
 _MOST_FAILURES = 50  # calls one after another that bring nothing
+_PATIENCE = 60.0  # seconds without an answer, where there was one
 KNOWN_AT_ONCE = 256  # requests, before others have their turn
 
 
@@ -161,11 +163,31 @@ class AskerBase:
     self._takes_schema = self._may_schema
     # (request, whether several answers, whether with a schema) that was refused
     self._refused: set[tuple[str, bool, bool]] = set()
+    self._stopped = asyncio.Event()
+    self.out_of_money = False
 
   def stop(self) -> bool:
     """Starts no more calls; says whether that is news."""
     news, self._stopping = not self._stopping, True
+    self._stopped.set()
     return news
+
+  async def _sleep(self, seconds: float) -> None:
+    """Sleeps, until it is stopped at the latest."""
+    with contextlib.suppress(TimeoutError):
+      async with asyncio.timeout(seconds):
+        await self._stopped.wait()
+
+  def _overrun(self, cost: float | None, reserved: float) -> str:
+    """Returns what to say of a call that cost more than it could."""
+    if cost is None or cost <= reserved or not self._budget.capped:
+      return ""
+    return (
+      "An answer must not cost more than was set aside for it, got"
+      f" {cost:.6f} for {reserved:.6f}: the server does not hold to"
+      f" {self._settings.max_tokens_name}. Set config.labeling.max_tokens_name"
+      " to the name that it takes, such as max_tokens."
+    )
 
   def _one_at_a_time(self) -> None:
     """Keeps that the server gives one answer where several are asked for."""
@@ -212,6 +234,8 @@ class Asker(AskerBase):
     self._ready: list[Request] = []
     self._random = random.Random()
     self._failures = 0  # one after another
+    self._answered: float | None = None  # when the last answer came
+    self._given_up: set[tuple[str, int]] = set()
     self._fatal = ""
 
   def stop(self) -> bool:
@@ -224,6 +248,14 @@ class Asker(AskerBase):
   def in_flight(self) -> int:
     """Calls that are on their way."""
     return self._gate.in_flight
+
+  @property
+  def stopping(self) -> str:
+    """What to tell a user who stopped it."""
+    return (
+      f"Stopping: waiting for {self.in_flight} calls in flight. Ctrl-C again"
+      " drops them; they may be charged."
+    )
 
   async def run(self, requests: Iterable[Request]) -> bool:
     """Asks for what the store lacks.
@@ -244,8 +276,8 @@ class Asker(AskerBase):
     if waiting:
       raise ValueError(
         f"{self._store.path} must have no batches at the server, got"
-        f" {len(waiting)}. Give --batch to collect them first; what they ask"
-        " for would be paid for twice."
+        f" {len(waiting)}. Collect them first with `python -m labeling.main"
+        " --batch`; what they ask for would be paid for twice."
       )
     try:
       plan = iter(requests)
@@ -263,6 +295,7 @@ class Asker(AskerBase):
       try:
         await self._try(task)
       except limits.BudgetSpentError:
+        self.out_of_money = True
         self.stop()
       finally:
         async with self._changed:
@@ -316,6 +349,9 @@ class Asker(AskerBase):
       return None
     samples = self._store.missing(request)
     self.progress.there += len(request.samples) - len(samples)
+    samples = tuple(
+      s for s in samples if (request.key, s) not in self._given_up
+    )
     if not samples:
       return None
     self._tasks[request.key] += 1
@@ -327,6 +363,7 @@ class Asker(AskerBase):
       return
     if tries >= self._settings.max_tries:
       self.progress.given_up += len(samples)
+      self._given_up |= {(task.request.key, s) for s in samples}
       return
     self._tasks[task.request.key] += 1
     heapq.heappush(
@@ -367,13 +404,8 @@ class Asker(AskerBase):
         cost = None
         reply = await chat.call(self._client, body, settings.timeout)
         cost = chat.cost_of(self._settings, reply)
-        if cost is not None and cost > reserved and self._budget.capped:
-          self._stop_for(
-            "An answer must not cost more than was set aside for it, got"
-            f" {cost:.6f} for {reserved:.6f}: the server does not hold to"
-            f" {settings.max_tokens_name}. Set config.labeling.max_tokens_name"
-            " to the name that it takes, such as max_tokens."
-          )
+        if overrun := self._overrun(cost, reserved):
+          self._stop_for(overrun)
         answers = answers_of(request, samples, reply.choices)
         keep(
           self._store,
@@ -400,7 +432,7 @@ class Asker(AskerBase):
       self._stop_for(reply.fatal)
       return
     if reply.status == Status.VALID:
-      self._failures = 0
+      self._failures, self._answered = 0, time.monotonic()
       self._gate.answered()
       if answers:
         self._accepted(key, several, with_schema)
@@ -436,7 +468,10 @@ class Asker(AskerBase):
   def _failed(self, reply: chat.Reply) -> None:
     """Counts a call that brought nothing; stops after many."""
     self._failures += 1
-    if self._failures >= _MOST_FAILURES:
+    # A server that answered may be starting again.
+    answered = self._answered or -float("inf")
+    patient = time.monotonic() - answered < _PATIENCE
+    if self._failures >= _MOST_FAILURES and not patient:
       self._stop_for(
         f"The server must answer, got {self._failures} failures one after"
         f" another, the last: {reply.detail}. Check config.labeling.endpoint,"

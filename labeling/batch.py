@@ -15,6 +15,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
@@ -31,7 +32,15 @@ _NOT_BROUGHT = chat.Reply(
   ask.Status.MISSING, detail="not in the batch's output"
 )
 _MOST_TURNED_AWAY = 10  # one after another, with nothing of ours waiting
-_FINDING_OUT = 4  # passes that taught what the server bears, and are no tries
+_MOST_SILENT = 20  # looks at batches that fail, one after another
+_ROOM = ("limit", "quota")  # in the code of an error that passes
+_LOOKS = 2
+# What may have been done all the same.
+_UNKNOWN = (
+  ask.Status.CONNECTION,
+  ask.Status.TIMEOUT,
+  ask.Status.SERVER_ERROR,
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,12 +83,21 @@ class BatchAsker(ask.AskerBase):
     self._open: list[_Batch] = []
     self._missing = 0  # answers, of the plan so far
     self._full = False  # whether the server takes no more for now
-    self._turned_away = 0  # batches, one after another
+    self._turned_away = self._silent = 0  # batches, looks; one after another
+    self._since = time.time()
 
   @property
   def in_flight(self) -> int:
     """Requests in batches that are not collected yet."""
     return sum(batch.calls for batch in self._open)
+
+  @property
+  def stopping(self) -> str:
+    """What to tell a user who stopped it."""
+    return (
+      f"Stopping: {len(self._open)} batches with {self.in_flight} requests stay"
+      " at the server. Give the same command again to collect them."
+    )
 
   async def run(self, requests: Iterable[Request]) -> bool:
     """Asks for what the store lacks; see `ask.Asker.run`."""
@@ -94,29 +112,15 @@ class BatchAsker(ask.AskerBase):
 
   async def _run(self, requests: Iterable[Request]) -> bool:
     await self._adopt()
-    tries, finding_out, first = 0, _FINDING_OUT, True
-    while tries < self._settings.max_tries and not self._stopping:
-      known = self._learnt
+    first = True
+    while not self._stopping:
       await self._pass(requests, first)
-      if not self._missing:
-        return True
       first = False
-      if self._full:
-        continue
-      if finding_out and self._learnt != known:
-        finding_out -= 1
-      else:
-        tries += 1
+      if self._missing == self.progress.given_up and not self._stopping:
+        return True
     async for _ in self._lacking(requests, first):  # reads what came last
       pass
-    if self._stopping:
-      return not self._missing
-    self.progress.given_up = self._missing
-    return True
-
-  @property
-  def _learnt(self) -> tuple[bool, bool, int]:
-    return self._takes_n, self._may_schema, len(self._refused)
+    return not self._missing
 
   async def _adopt(self) -> None:
     """Finds the batches of an earlier run at the server."""
@@ -141,7 +145,7 @@ class BatchAsker(ask.AskerBase):
               number, key, Outcome(ask.Status.MISSING, 0.0, "not sent"), []
             )
           self._store.end_batch(name)
-        self._budget.spent = self._store.spent()
+        self._budget.spent -= sum(reserved for *_, reserved in calls)
 
   async def _pass(self, requests: Iterable[Request], first: bool) -> None:
     """Hands over what is lacking, and collects it."""
@@ -149,20 +153,22 @@ class BatchAsker(ask.AskerBase):
     tasks = self._lacking(requests, first)
     ahead = await anext(tasks, None)
     while (ahead is not None or self._open) and not self._stopping:
+      there = len(self._open)
       if ahead is not None:
         ahead = await self._hand_over(ahead, tasks)
+      handed_over = len(self._open) > there
       collected = [await self._collect(batch) for batch in list(self._open)]
       if self._full:  # the next pass goes on when there is room
         ahead = None
-      if self._open and not any(collected):
-        await asyncio.sleep(self._settings.batch_poll)
+      if self._open and not any(collected) and not (handed_over and ahead):
+        await self._sleep(self._settings.batch_poll)
     await tasks.aclose()
 
   async def _lacking(
     self, requests: Iterable[Request], first: bool
   ) -> AsyncIterator[_Task]:
     """Yields what is neither in the store nor at the server."""
-    self._missing = 0
+    self._missing = self.progress.given_up = 0
     for number, request in enumerate(requests):
       if number % ask.KNOWN_AT_ONCE == 0:
         await asyncio.sleep(0)
@@ -177,13 +183,18 @@ class BatchAsker(ask.AskerBase):
       self._missing += len(samples)
       away = self._store.under_way(request)
       samples = tuple(s for s in samples if s not in away)
-      if not samples:
-        continue
+      tries = self._store.tries(request, self._since)
+      again = tuple(s for s in samples if tries[s] < self._settings.max_tries)
       key = request.key
+      if (key, False, False) in self._refused:  # in the simplest form
+        again = ()
+      self.progress.given_up += len(samples) - len(again)
+      if not again:
+        continue
       if self._takes_n and (key, True, False) not in self._refused:
-        yield _Task(request, samples)
+        yield _Task(request, again)
       else:
-        for sample in samples:
+        for sample in again:
           yield _Task(request, (sample,))
 
   async def _hand_over(
@@ -211,6 +222,7 @@ class BatchAsker(ask.AskerBase):
           break
         if not self._budget.try_reserve(reserved):
           if not lines and not self._open:
+            self.out_of_money = True
             self.stop()
           break
         number = self._store.begin(
@@ -220,11 +232,17 @@ class BatchAsker(ask.AskerBase):
         size += len(line)
         tokens += sum(room)
         ahead = await anext(tasks, None)
+        if self._stopping:
+          break
       if lines:
         self._store.begin_batch(name, settings.endpoint, tokens)
     if lines:
       batch = _Batch(name, "", tokens, len(lines), self._takes_schema)
-      await self._send(batch, b"".join(lines))
+      if self._stopping:
+        stopped = chat.Reply(ask.Status.TURNED_AWAY, detail="not sent")
+        await self._end(batch, {}, stopped)
+      else:
+        await self._send(batch, b"".join(lines))
     return ahead
 
   def _line(self, task: _Task) -> bytes:
@@ -254,9 +272,16 @@ class BatchAsker(ask.AskerBase):
         completion_window="24h",
         metadata={_METADATA: batch.name},
       )
-    except openai.APIStatusError as error:
-      reply = chat.refused(error)
-      await self._end(batch, {}, reply)
+    except openai.APIError as error:
+      reply = chat.Reply(ask.Status.CONNECTION, detail=str(error))
+      if isinstance(error, openai.APIStatusError):
+        reply = chat.refused(error)
+      remote = None
+      if reply.status in _UNKNOWN:
+        remote = await self._look_for(batch)
+      if remote is None:
+        away = dataclasses.replace(reply, status=ask.Status.TURNED_AWAY)
+        await self._end(batch, {}, away)
       if reply.code == 404:
         raise chat.FatalError(
           f"The server must have the Batch API, got {reply.detail}. Leave"
@@ -269,23 +294,27 @@ class BatchAsker(ask.AskerBase):
           f"The server must take the batch, got {reply.detail}. Lower"
           " config.labeling.batch_requests or batch_bytes if it is too large."
         ) from error
-      await self._turn_away(reply)
-      return
-    except openai.APIConnectionError as error:
-      # It may have been started all the same: only a look at the list tells.
-      await asyncio.sleep(self._settings.batch_poll)
-      found = None
-      async for remote in self._client.batches.list():
-        if (remote.metadata or {}).get(_METADATA) == batch.name:
-          found = remote
-      if found is None:
-        reply = chat.Reply(ask.Status.CONNECTION, detail=str(error))
-        await self._end(batch, {}, reply)
+      if remote is None:
         await self._turn_away(reply)
         return
-      remote = found
     self._store.name_batch(batch.name, remote.id)
     self._open.append(dataclasses.replace(batch, remote=remote.id))
+
+  async def _look_for(self, batch: _Batch):
+    """Returns a batch that may have been started all the same, if it was."""
+    looked = failed = 0
+    while looked < _LOOKS:  # the list may lag behind
+      await asyncio.sleep(self._settings.batch_poll)
+      try:
+        async for remote in self._client.batches.list():
+          if (remote.metadata or {}).get(_METADATA) == batch.name:
+            return remote
+        looked += 1
+      except openai.APIError:
+        failed += 1
+        if failed >= _MOST_SILENT:  # it stays open, for the next run to find
+          raise
+    return None
 
   async def _turn_away(self, reply: chat.Reply) -> None:
     """Waits for room at the server; gives up where none comes."""
@@ -300,15 +329,16 @@ class BatchAsker(ask.AskerBase):
         " config.labeling.batch_tokens to what may wait there at once, and give"
         " the same command again."
       )
-    await asyncio.sleep(max(self._settings.batch_poll, reply.retry_after or 0))
+    await self._sleep(max(self._settings.batch_poll, reply.retry_after or 0))
 
   async def _collect(self, batch: _Batch) -> bool:
     """Takes in what a batch brought, if it ended; says whether it did."""
+    replies = {}
     try:
       remote = await self._client.batches.retrieve(batch.remote)
+      self._silent = 0
       if remote.status not in _ENDED:
         return False
-      replies = {}
       for file in (remote.output_file_id, remote.error_file_id):
         if file:
           content = await self._client.files.content(file)
@@ -324,25 +354,52 @@ class BatchAsker(ask.AskerBase):
         )
         self._open.remove(batch)
         gone = dataclasses.replace(_NOT_BROUGHT, detail=reply.detail)
-        await self._end(batch, {}, gone, None)
+        await self._end(batch, replies, gone, None)
         return True
       if reply.fatal:
         raise chat.FatalError(reply.fatal) from error
-      return False
-    except openai.APIConnectionError:
-      return False
+      return self._not_heard(batch, reply.detail)
+    except openai.APIConnectionError as error:
+      return self._not_heard(batch, str(error))
     rest = _NOT_BROUGHT
+    turned_away = remote.status == "failed" and not replies
+    if turned_away:
+      rest = dataclasses.replace(rest, status=ask.Status.TURNED_AWAY)
     if remote.errors and remote.errors.data:
       detail = "; ".join(str(e.message) for e in remote.errors.data)
       _LOG.warning("Batch %s %s: %s", remote.id, remote.status, detail)
       rest = dataclasses.replace(rest, detail=detail)
     self._open.remove(batch)
-    await self._end(batch, replies, rest)
+    # What is not in the output of a whole batch may have been lost and charged.
+    whole = remote.status == "completed"
+    await self._end(batch, replies, rest, None if whole else 0.0)
     if replies:
       self._turned_away = 0
-    elif remote.status == "failed":  # its queue may be full
+    elif turned_away:  # its queue may be full
+      codes = [
+        str(e.code) for e in (remote.errors and remote.errors.data) or ()
+      ]
+      if codes and not any(word in code for word in _ROOM for code in codes):
+        raise chat.FatalError(
+          f"The server must take the batch, got {', '.join(codes)}:"
+          f" {rest.detail}. Check config.labeling.model, and whether it can be"
+          " asked in batches."
+        )
       await self._turn_away(rest)
     return True
+
+  def _not_heard(self, batch: _Batch, detail: str) -> bool:
+    """Takes note of a look at a batch that failed; returns False."""
+    self._silent += 1
+    if self._silent == 1:
+      _LOG.warning("Batch %s cannot be looked at: %s", batch.remote, detail)
+    if self._silent >= _MOST_SILENT:
+      raise chat.FatalError(
+        f"The server must tell how batches are, got {self._silent} failures one"
+        f" after another, the last: {detail}. Give the same command again to"
+        " collect them."
+      )
+    return False
 
   async def _end(
     self,
@@ -359,15 +416,16 @@ class BatchAsker(ask.AskerBase):
       rest: to calls that have no reply.
       rest_cost: of each of those; None where it is not known.
     """
-    settled = []
+    settled, overrun = [], ""
     with self._store.transaction():
       for number, key, samples, reserved in self._store.batch_calls(batch.name):
         reply = replies.get(number, rest)
         cost = 0.0 if number in replies else rest_cost
         if reply.usage is not None:
           cost = self._settings.price_batch * self._settings.cost(*reply.usage)
-        elif reply.choices:
-          cost = None
+        elif reply.choices or reply.status == ask.Status.CONNECTION:
+          cost = None  # an answer that nobody can read, or count
+        overrun = overrun or self._overrun(cost, reserved)
         answers = ask.unread(samples, reply.choices)
         ask.keep(self._store, self.progress, number, key, reply, cost, answers)
         if batch.with_schema is not None:
@@ -377,6 +435,8 @@ class BatchAsker(ask.AskerBase):
     for reserved, cost in settled:
       await self._budget.settle(reserved, cost)
     self._on_change(self.progress)
+    if overrun:
+      raise chat.FatalError(overrun)
 
   def _learn(
     self, key: str, samples: Sequence[int], reply: chat.Reply, with_schema: bool

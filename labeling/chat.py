@@ -15,7 +15,8 @@ Status = parse.Status
 
 
 # The client's library changes its name; those of its errors stay.
-_NOT_SENT = ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
+_NOT_SENT = ("ConnectError", "UnsupportedProtocol")
+_MOST_TOKENS = 1 << 40  # of one reply; more is no count
 
 
 class FatalError(ValueError):
@@ -74,7 +75,7 @@ async def call(
       detail=f"{type(cause).__name__}: {cause}",
       sent=type(cause).__name__ not in _NOT_SENT,
     )
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     return Reply(Status.CONNECTION, detail=f"{type(e).__name__}: {e}")
   return read_reply(reply)
 
@@ -90,7 +91,7 @@ def read_reply(reply: Any) -> Reply:
     message = message if isinstance(message, dict) else {}
     choices.append(
       tuple(
-        value if isinstance(value, str) else None
+        _clean(value) if isinstance(value, str) else None
         for value in (
           message.get("content"),
           choice.get("finish_reason"),
@@ -101,7 +102,7 @@ def read_reply(reply: Any) -> Reply:
   usage = reply.get("usage")
   usage = usage if isinstance(usage, dict) else {}
   tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-  told = all(type(t) is int and t >= 0 for t in tokens)
+  told = all(type(t) is int and 0 <= t < _MOST_TOKENS for t in tokens)
   return Reply(Status.VALID, tuple(choices), tokens if told else None)
 
 
@@ -109,7 +110,7 @@ def refused(error: openai.APIStatusError) -> Reply:
   """Reads an HTTP error."""
   code = error.status_code
   told = error.body.get("message") if isinstance(error.body, dict) else None
-  detail = f"HTTP {code}: {str(told or error.message).rstrip('.')}"
+  detail = _clean(f"HTTP {code}: {str(told or error.message).rstrip('.')}")
   fatal = ""
   if code in (401, 403):
     fatal = (
@@ -133,6 +134,11 @@ def refused(error: openai.APIStatusError) -> Reply:
     retry_after=_retry_after(error.response.headers),
     fatal=fatal,
   )
+
+
+def _clean(text: str) -> str:
+  """Replaces halves of characters, which JSON can have and UTF-8 cannot."""
+  return text.encode("utf-8", "replace").decode()
 
 
 def status_of(code: int) -> parse.Status:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import aiolimiter
 
@@ -96,6 +96,7 @@ class Gate:
     self._clock = clock
     self._cut_at = self._open_at = -float("inf")
     self._free = asyncio.Condition()
+    self._let_go = asyncio.Event()
     self._tokens_per_minute = tokens_per_minute
     self._requests = self._tokens = None
     # A tenth of a minute's worth may go out at once.
@@ -111,15 +112,18 @@ class Gate:
   async def call(self, tokens: int) -> AsyncIterator[float]:
     """Holds a place for one call; gives the time that it starts."""
     if self._tokens is not None:
-      await self._tokens.acquire(min(tokens, self._tokens_per_minute))
+      tokens = min(tokens, self._tokens_per_minute)
+      await self._until_let_go(self._tokens.acquire(tokens))
     if self._requests is not None:
-      await self._requests.acquire()
+      await self._until_let_go(self._requests.acquire())
     async with self._free:
       while self.in_flight >= max(1, int(self.limit)):
         await self._free.wait()
       self.in_flight += 1
     try:
       while (wait := self._open_at - self._clock()) > 0:
+        if self._let_go.is_set():
+          break
         await asyncio.sleep(min(wait, _LOOK_UP))
       yield self._clock()
     finally:
@@ -128,8 +132,16 @@ class Gate:
         self._free.notify()
 
   def let_go(self) -> None:
-    """Ends the rest that a server asked for; what waits is not to be sent."""
-    self._open_at = -float("inf")
+    """Holds nothing back any more, since what waits is not to be sent."""
+    self._let_go.set()
+
+  async def _until_let_go(self, wait: Coroutine) -> None:
+    tasks = [asyncio.ensure_future(w) for w in (wait, self._let_go.wait())]
+    try:
+      await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+      for task in tasks:
+        task.cancel()
 
   def answered(self) -> None:
     """Takes note of an answer."""

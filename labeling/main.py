@@ -207,17 +207,15 @@ async def _label(client, settings: Settings, store: Store, job: _Job) -> bool:
     show(asker.progress)
     bar.close()
     await client.close()
-  print("\n".join(_summary(asker.progress, budget.spent, done)))
+  cap = _MAX_COST.value if asker.out_of_money else None
+  print("\n".join(_summary(asker.progress, budget.spent, done, cap)))
   return done and not asker.progress.given_up
 
 
 def _interrupt(asker, task: asyncio.Future) -> None:
   """First Ctrl-C: what is in flight is waited for. Second: it is dropped."""
   if asker.stop():
-    tqdm.tqdm.write(
-      f"Stopping: waiting for {asker.in_flight} calls in flight. Ctrl-C again"
-      " drops them; they may be charged."
-    )
+    tqdm.tqdm.write(asker.stopping)
   else:
     task.cancel()
 
@@ -236,7 +234,9 @@ def _text(progress: ask.Progress, spent: float) -> str:
   )
 
 
-def _summary(progress: ask.Progress, spent: float, done: bool) -> list[str]:
+def _summary(
+  progress: ask.Progress, spent: float, done: bool, cap: float | None
+) -> list[str]:
   lines = [
     f"calls: {progress.requests}, with {progress.tokens[0]} tokens in requests"
     f" and {progress.tokens[1]} in answers; {spent:.4f} spent in all",
@@ -255,7 +255,6 @@ def _summary(progress: ask.Progress, spent: float, done: bool) -> list[str]:
       " again to ask for them."
     )
   if not done:
-    cap = _MAX_COST.value
     why = "" if cap is None else f" --max_cost is {cap:g}."
     lines.append(
       f"Stopped before the end.{why} Give the same command again to go on;"

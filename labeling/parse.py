@@ -35,6 +35,7 @@ class Status(enum.StrEnum):
   TIMEOUT = "timeout"
   CONNECTION = "connection"
   REJECTED = "rejected"
+  TURNED_AWAY = "turned_away"  # the server had no room for the batch
   MISSING = "missing"
 
 

@@ -11,6 +11,7 @@ what was handed to the Batch API, kept before it is.
 All that a call brought is committed in one transaction before it counts.
 """
 
+import collections
 import contextlib
 import dataclasses
 import fcntl
@@ -185,6 +186,30 @@ class Store:
     )
     return {sample for (samples,) in rows for sample in json.loads(samples)}
 
+  def tries(self, request: Request, since: float) -> collections.Counter[int]:
+    """Returns how often each sample was asked for and brought nothing valid.
+
+    A refusal says something of the request's form, and a batch that was turned
+    away was not asked for: neither is a try.
+
+    Args:
+      request: that was asked.
+      since: the time from which calls count, as time.time().
+    """
+    rows = self._db.execute(
+      "SELECT c.samples, a.sample, a.status FROM calls c LEFT JOIN"
+      " answers a ON a.request = c.request AND a.call = c.call WHERE c.request"
+      " = ? AND c.started >= ? AND c.status NOT IN ('rejected', 'turned_away')",
+      (request.key, since),
+    )
+    counts: collections.Counter[int] = collections.Counter()
+    for samples, sample, answer in rows:
+      if sample is None:
+        counts.update(json.loads(samples))
+      else:
+        counts[sample] += answer != parse.Status.VALID
+    return counts
+
   def read_unread(
     self, request: Request, read: Callable[[str | None, str | None], Answer]
   ) -> list[parse.Status]:
@@ -256,7 +281,7 @@ class Store:
       ),
     )
 
-  def tries(
+  def answers(
     self, request: Request
   ) -> list[tuple[int, parse.Status, list[parse.Vote]]]:
     """Returns (sample, status, votes) of all answers to a request so far."""

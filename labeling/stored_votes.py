@@ -23,6 +23,7 @@ SELECT q.dialogue_id, q.model || '/' || q.prompt, q.class, q.first, q.last,
   a.request, a.sample, MAX(a.votes), q.text_sha256
 FROM questions q, json_each(q.samples) own
   JOIN answers a ON a.request = q.request AND a.sample = own.value
+    AND a.status != 'unread'
 GROUP BY q.dialogue_id, a.request, a.sample
 ORDER BY q.dialogue_id, q.model, q.prompt, q.class, q.first, a.request, a.sample
 """

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +65,10 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) != 2 or argv[1] not in jobs:
     raise app.UsageError(f"Give one of {', '.join(jobs)}, got {argv[1:]}.")
   with commands.user_errors():
-    jobs[argv[1]]()
+    try:
+      jobs[argv[1]]()
+    except KeyboardInterrupt:
+      sys.exit("Stopped. Give the same command again to go on.")
 
 
 def _list() -> None:
@@ -224,6 +228,7 @@ async def _rounds(setting: _Setting, store: Store) -> None:
   half = len(setting.gold) // 2
   seen, unseen = setting.gold[:half], setting.gold[half:]
   classes = setting.dataset.classes
+  proposed: set[str] = set()  # in this run, and what became of them
   for number in range(1, _ROUNDS.value + 1):
     trials = await _tried(setting, store, seen)
     prompts = {prompt.id: prompt for prompt in setting.bank.prompts}
@@ -231,10 +236,13 @@ async def _rounds(setting: _Setting, store: Store) -> None:
     for one in tqdm.tqdm(trials, desc=f"round {number}", unit="wording"):
       prompt = prompts[one.prompt_id]
       try:
-        taken = {*prompts, *(made.id for made in new)}
+        taken = {*prompts, *(prompt.id for prompt in new)}
         numbers = (f"{prompt.id}.{i}" for i in itertools.count(1))
         name = next(name for name in numbers if name not in taken)
-        new.append(await _proposal(setting, store, prompt, one, number, name))
+        made = await _proposal(
+          setting, store, prompt, one, number, name, proposed
+        )
+        new.append(made)
       except chat.FatalError:
         raise
       except ValueError as error:
@@ -260,6 +268,7 @@ async def _proposal(
   tried: trial.Trial,
   number: int,
   name: str,
+  proposed: set[str],
 ) -> bank_lib.Prompt:
   """Has the LLM reword a prompt; paid for like any call, and once."""
   if not tried.mistakes:
@@ -274,13 +283,18 @@ async def _proposal(
   key = plan_lib.request_key(settings.endpoint, body)
 
   def read(text: str) -> bank_lib.Prompt:
-    return improve.read(
+    made = improve.read(
       setting.bank,
       prompt,
       text,
       prompt_id=name,
       origin=f"reworded from {prompt.id} by {settings.model}, round {number}",
     )
+    wording = bank_lib.prompt_sha256(setting.bank, made)
+    if wording in proposed:
+      raise ValueError("it was proposed before")
+    proposed.add(wording)
+    return made
 
   for text in store.texts(key):
     with contextlib.suppress(ValueError):

@@ -71,7 +71,7 @@ def judge(
       cost += store.cost(request)
       class_name = request.question.class_name
       could = [column[class_name]] if class_name else slice(None)
-      for _, status, found in store.tries(request):
+      for _, status, found in store.answers(request):
         answers += 1
         usable += status == parse.Status.VALID
         for vote in found:

@@ -8,7 +8,10 @@ import sqlite3
 import sys
 import tempfile
 import time
+from unittest import mock
 
+import httpx2
+import openai
 from absl.testing import absltest, parameterized
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -430,6 +433,146 @@ class AskTest(parameterized.TestCase):
       self.assertEqual(
         progress.answers, {"valid": len(self.wanted(settings)), "unread": 0}
       )
+
+  def test_invalid_answers_are_not_paid_for_without_end(self):
+    """A queue that is full restarts the plan; tries count all the same."""
+    with asking.server(
+      batch_seconds=0.05, batch_tokens=10_000, rates={"cut": 1.0}
+    ) as server:
+      settings = asking.settings(
+        server.url, batch_requests=5, max_tokens=300, max_tries=2
+      )
+      with self.assertLogs(level="WARNING"):
+        done, progress = asking.label(
+          self.votes, settings, count=2, through_batches=True
+        )
+      self.assertTrue(done)
+      wanted = self.wanted(settings, count=2)
+      self.assertEqual(progress.given_up, len(wanted))
+      delivered = sum(len(r["choices"] or ()) for r in server.log)
+      self.assertEqual(delivered, 2 * len(wanted))
+
+  def test_equal_texts_do_not_multiply_tries(self):
+    with asking.server(count=1, rates={"cut": 1.0}) as server:
+      settings = asking.settings(server.url, max_tries=2)
+      (one,) = asking.dialogues(1)
+      plan = asking.plan(settings)
+      asked = [
+        request
+        for i in range(8)
+        for request in plan.requests(
+          dataclasses.replace(one, dialogue_id=f"copy {i}")
+        )
+      ]
+      distinct = {(r.key, s) for r in asked for s in r.samples}
+      _, progress = asking.label(self.votes, settings, asked=asked)
+      self.assertEqual(progress.given_up, len(distinct))
+      delivered = sum(len(r["choices"] or ()) for r in server.log)
+      self.assertEqual(delivered, 2 * len(distinct))
+
+  def test_a_batch_that_was_made_behind_an_error_is_found(self):
+    with asking.server(batch_seconds=0.05) as server:
+      settings = asking.settings(server.url, price_input=1.0, price_output=4.0)
+      create = openai.resources.batches.AsyncBatches.create
+
+      async def gateway_times_out(self, **arguments):
+        await create(self, **arguments)
+        request = httpx2.Request("POST", server.url)
+        response = httpx2.Response(504, request=request)
+        raise openai.InternalServerError("504", response=response, body=None)
+
+      with mock.patch.object(
+        openai.resources.batches.AsyncBatches, "create", gateway_times_out
+      ):
+        asking.label(self.votes, settings, through_batches=True)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+      delivered = sum(len(r["choices"]) for r in server.log)
+      self.assertEqual(delivered, len(self.wanted(settings)))
+      paid = sum(record["cost"] for record in server.log)
+    store = Store(self.votes)
+    self.addCleanup(store.close)
+    self.assertAlmostEqual(store.spent(), paid, places=9)
+
+  def test_batches_that_cost_more_than_was_set_aside_end_it(self):
+    with asking.server(batch_seconds=0.05) as server:
+      settings = asking.settings(
+        server.url, price_output=1e6, max_tokens=1, max_tokens_name="unknown"
+      )
+      with self.assertRaisesRegex(chat.FatalError, "must not cost more than"):
+        asking.label(self.votes, settings, max_cost=1e9, through_batches=True)
+
+  def test_reservations_of_an_earlier_run_count_once(self):
+    with asking.server(batch_seconds=0.05) as server:
+      settings = asking.settings(server.url, price_input=1.0)
+      self.hand_over(settings, asking.requests(settings)[:3])
+      store = Store(self.votes)
+      for name in ("0", "z" * 32):  # killed before they were handed over
+        store.begin_batch(name, settings.endpoint, 10)
+        store.begin(f"other {name}", (0,), 0.25, name)
+      store.close()
+      asking.label(
+        self.votes,
+        settings,
+        asked=asking.requests(settings)[:3],
+        max_cost=0.2,
+        through_batches=True,
+      )
+      self.assertLen(
+        asking.stored(self.votes),
+        sum(len(r.samples) for r in asking.requests(settings)[:3]),
+      )
+
+  def test_half_characters_are_replaced(self):
+    reply = chat.read_reply(
+      {
+        "choices": [{"message": {"content": "a\ud83d"}}],
+        "usage": {"prompt_tokens": 1 << 70, "completion_tokens": 1},
+      }
+    )
+    self.assertEqual(reply.choices[0][0], "a?")
+    self.assertIsNone(reply.usage)
+
+  def test_stopping_does_not_wait_for_the_limits(self):
+    with asking.server() as server:
+      settings = asking.settings(
+        server.url, requests_per_minute=6, concurrency=16
+      )
+
+      async def run():
+        store = Store(self.votes)
+        api = asking.client.connect(settings)
+        asker = ask.Asker(api, settings, store, asking.limits.Budget(None, 0.0))
+        task = asyncio.ensure_future(asker.run(asking.requests(settings)))
+        while not asker.progress.requests:
+          await asyncio.sleep(0.01)
+        asker.stop()
+        async with asyncio.timeout(3):
+          done = await task
+        await api.close()
+        store.close()
+        return done
+
+      self.assertFalse(asyncio.run(run()))
+
+  def test_what_was_not_read_is_no_vote(self):
+    with asking.server() as server:
+      settings = asking.settings(server.url)
+      dialogues = asking.dialogues(1)
+      requests = asking.requests(settings, 1)
+      store = Store(self.votes)
+      for request in requests:
+        store.ask(request, settings.endpoint)
+        call = store.begin(request.key, request.samples, 0.0)
+        answers = [
+          Answer(s, parse.Status.UNREAD, "{}", "stop") for s in request.samples
+        ]
+        store.finish(
+          call, request.key, Outcome(parse.Status.VALID, 0.0), answers
+        )
+      store.close()
+      self.assertEmpty(server.log)
+      with self.assertRaisesRegex(ValueError, "vote"):
+        votes_lib.read([self.votes], dialogues, asking.CLASSES, "none")
 
   def test_a_queue_without_room_ends_it(self):
     with asking.server(batch_seconds=0.01, batch_tokens=10) as server:
