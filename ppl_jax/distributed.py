@@ -20,6 +20,7 @@ _PROCESSES = flags.DEFINE_integer(
 _PROCESS = flags.DEFINE_integer(
   "process_id", None, "Which one this is, from 0.", lower_bound=0
 )
+_SILENCE = 30  # seconds after which a process counts as dead, and all end
 _NO_CLUSTER = "coordinator_address should be defined."
 _PATIENCE = datetime.timedelta(hours=6)  # to prepare the largest data
 
@@ -39,7 +40,7 @@ def join() -> None:
   }
   missing = [name for name, value in given.items() if value is None]
   if not missing:
-    jax.distributed.initialize(**given)
+    jax.distributed.initialize(**given, heartbeat_timeout_seconds=_SILENCE)
     return
   if len(missing) < len(given):
     raise ValueError(
@@ -47,7 +48,7 @@ def join() -> None:
       f" together, got no {' and no '.join(missing)}. Give all, or none."
     )
   try:
-    jax.distributed.initialize()
+    jax.distributed.initialize(heartbeat_timeout_seconds=_SILENCE)
   except ValueError as error:
     if _NO_CLUSTER not in str(error):
       raise
