@@ -27,7 +27,7 @@ class FirstPhase:
     memory.keep_freed()  # as main does
     self.inputs = inputs
     run = loop.Run(inputs, workdir)
-    self.phase = train._pretrain_phase(run, train._vote_plan(run))
+    self.phase = train.pretrain_phase(run, train.vote_plan(run))
     optimizer_config = self.phase.config.optimizer
     optimizer = optim.adamw(
       optim.schedule(

@@ -25,6 +25,7 @@ another's. Needs an NVIDIA GPU that both JAX and PyTorch see, and nothing else
 running on it. --tiny tries the script on any machine; its figures say nothing.
 """
 
+import abc
 import functools
 import gc
 import json
@@ -36,7 +37,7 @@ import time
 import numpy as np
 from absl import flags
 
-from benchmarks import common
+from benchmarks import common, pair_step
 from ppl_jax import commands
 
 _BATCHES = flags.DEFINE_multi_integer(
@@ -47,8 +48,7 @@ _PEAK = flags.DEFINE_float("peak", None, "The card's dense bf16 TFLOP/s.")
 _TINY = flags.DEFINE_bool("tiny", False, "Try the script with a tiny encoder.")
 
 _T, _K, _C = 128, 8, 4
-_DROPOUT, _LEARNING_RATE, _WEIGHT_DECAY, _CLIP_NORM = 0.1, 1e-4, 0.01, 1.0
-_ALPHA = 0.5
+_DROPOUT = 0.1
 # Dense bf16 TFLOP/s by the name of the card, from NVIDIA's data sheets.
 _PEAKS = {
   "H200": 989,
@@ -103,16 +103,16 @@ def _batch(size: int) -> dict[str, np.ndarray]:
   }
 
 
-class _Answers:
+class _Answers(abc.ABC):
   """Measures one side; `trains` and `size` say what."""
 
+  @abc.abstractmethod
   def device(self) -> str:
     """Returns the card's name."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def _make(self, trains: bool, size: int):
     """Returns a function that takes so many steps and waits for them."""
-    raise NotImplementedError
 
   def speed(self, trains: bool, size: int) -> float | None:
     """Returns segments a second; None where the batch does not fit."""
@@ -165,7 +165,7 @@ class _Ours(_Answers):
     import jax
     from flax import nnx
 
-    from ppl_jax import optim, sharding, train_step
+    from ppl_jax import sharding, train_step
     from ppl_jax.models import bert, pretrained
 
     model = pretrained.new_classifier(
@@ -189,23 +189,7 @@ class _Ours(_Answers):
         logits.block_until_ready()
 
       return take
-    optimizer = optim.adamw(
-      _LEARNING_RATE, weight_decay=_WEIGHT_DECAY, clip_norm=_CLIP_NORM
-    )
-    objective = train_step.Objective(
-      pairwise=1.0,
-      pointwise=0.0,
-      gold=0.0,
-      task="single_label",
-      alpha=_ALPHA,
-      targets="hard",
-      equal_labels=False,
-      cross=False,
-    )
-    step = train_step.make_train_step(
-      graphdef, params, optimizer, objective, mesh
-    )
-    state = train_step.init_state(params, optimizer, mesh)
+    step, state = pair_step.ours(graphdef, params, mesh)
     key = jax.random.key(0)
 
     def take(steps):
@@ -279,38 +263,21 @@ class _Torch(_Answers):
   def _trainer(self, model, inputs, arrays):
     torch = self._torch
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-      [
-        {
-          "params": [p for p in parameters if (p.ndim > 1) == decays],
-          "weight_decay": _WEIGHT_DECAY * decays,
-        }
-        for decays in (True, False)
-      ],
-      lr=_LEARNING_RATE,
-      fused=True,
-    )
-    index = arrays["index"].long()
-    scores = arrays["scores"][index]  # [D, K, C]
-    margin = _ALPHA * (scores[:, :, None] - scores[:, None])
-    above = scores > 0.5
-    pair = (above[:, :, None] & ~above[:, None]).float()
+    optimizer = pair_step.torch_adamw(parameters)
+    pair_loss = pair_step.torch_loss(arrays["scores"], arrays["index"].long())
 
     @torch.compile
     def loss_of():
       with torch.autocast(self._place, dtype=torch.bfloat16):
         logits = model(**inputs).logits
-      f = logits.float()[index]
-      difference = f[:, :, None] - f[:, None] - margin
-      losses = torch.nn.functional.softplus(-difference)
-      return (losses * pair).sum() / pair.sum()
+      return pair_loss(logits.float())
 
     def take(steps):
       for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(parameters, pair_step.CLIP_NORM)
         optimizer.step()
       if not np.isfinite(loss.item()):
         raise FloatingPointError("The loss must stay finite.")

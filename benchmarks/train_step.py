@@ -19,7 +19,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from benchmarks import common
+from benchmarks import common, pair_step
 
 _MODEL = flags.DEFINE_string(
   "model", None, "Hub name or folder of the encoder.", required=True
@@ -31,7 +31,6 @@ _ADAMW = flags.DEFINE_enum(
 )
 
 _N, _T, _K, _C = 32, 64, 8, 4
-_ALPHA, _LEARNING_RATE, _WEIGHT_DECAY, _CLIP_NORM = 0.5, 1e-4, 0.01, 1.0
 
 
 def _batch(vocab_size):
@@ -54,7 +53,7 @@ def _jax_side(folder, dropout):
   import jax
   from flax import nnx
 
-  from ppl_jax import optim, sharding, train_step
+  from ppl_jax import sharding
   from ppl_jax.models import pretrained
 
   model = pretrained.load_classifier(
@@ -62,24 +61,8 @@ def _jax_side(folder, dropout):
   )
   model.scorer.kernel[...] = _scorer(model.bert.config.hidden_size)
   graphdef, params = nnx.split(model, nnx.Param)
-  optimizer = optim.adamw(
-    _LEARNING_RATE, weight_decay=_WEIGHT_DECAY, clip_norm=_CLIP_NORM
-  )
-  objective = train_step.Objective(
-    pairwise=1.0,
-    pointwise=0.0,
-    gold=0.0,
-    task="single_label",
-    alpha=_ALPHA,
-    targets="hard",
-    equal_labels=False,
-    cross=False,
-  )
   mesh = sharding.make_mesh(1)
-  state = train_step.init_state(params, optimizer, mesh)
-  step = train_step.make_train_step(
-    graphdef, params, optimizer, objective, mesh
-  )
+  step, state = pair_step.ours(graphdef, params, mesh)
   arrays = _batch(model.bert.config.vocab_size)
   batch = sharding.put_batch(mesh, {k: v[None] for k, v in arrays.items()})
   key = jax.random.key(0)
@@ -111,15 +94,8 @@ def _torch_side(folder, dropout):
     scorer.bias.zero_()
   model = torch.nn.ModuleList([bert, torch.nn.Dropout(dropout), scorer]).train()
   parameters = list(model.parameters())
-  groups = [
-    {
-      "params": [p for p in parameters if (p.ndim > 1) == decays],
-      "weight_decay": _WEIGHT_DECAY * decays,
-    }
-    for decays in (True, False)
-  ]
-  optimizer = torch.optim.AdamW(
-    groups, lr=_LEARNING_RATE, fused=_ADAMW.value == "fused" or None
+  optimizer = pair_step.torch_adamw(
+    parameters, fused=_ADAMW.value == "fused" or None
   )
   batch = {
     k: torch.tensor(v) for k, v in _batch(bert.config.vocab_size).items()
@@ -130,20 +106,14 @@ def _torch_side(folder, dropout):
     "attention_mask": (position < batch["length"][:, None]).long(),
     "token_type_ids": (position >= batch["context_length"][:, None]).long(),
   }
-  scores = batch["scores"][batch["index"]]  # [D, K, C]
-  margin = _ALPHA * (scores[:, :, None] - scores[:, None])
-  above = scores > 0.5
-  pair = (above[:, :, None] & ~above[:, None]).float()
+  loss_of = pair_step.torch_loss(batch["scores"], batch["index"])
 
   def take():
     optimizer.zero_grad(set_to_none=True)
     logits = scorer(model[1](bert(**inputs).pooler_output))
-    f = logits[batch["index"]]
-    difference = f[:, :, None] - f[:, None] - margin
-    losses = torch.nn.functional.softplus(-difference)  # KL(1 || sigmoid)
-    loss = (losses * pair).sum() / pair.sum()
+    loss = loss_of(logits)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
+    torch.nn.utils.clip_grad_norm_(parameters, pair_step.CLIP_NORM)
     optimizer.step()
     return loss.item()
 

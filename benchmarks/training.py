@@ -34,7 +34,7 @@ import time
 import numpy as np
 from absl import flags
 
-from benchmarks import common
+from benchmarks import common, pair_step
 from ppl_jax import commands
 from ppl_jax.data import segments
 
@@ -231,16 +231,10 @@ class _Torch:
         " transformers."
       )
     self._parameters = list(self._model.parameters())
-    self._optimizer = torch.optim.AdamW(
-      [
-        {
-          "params": [p for p in self._parameters if (p.ndim > 1) == decays],
-          "weight_decay": settings["weight_decay"] * decays,
-        }
-        for decays in (True, False)
-      ],
-      lr=settings["learning_rate"],
-      fused=True,
+    self._optimizer = pair_step.torch_adamw(
+      self._parameters,
+      learning_rate=settings["learning_rate"],
+      weight_decay=settings["weight_decay"],
     )
 
   def first_loss(self) -> float:

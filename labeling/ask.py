@@ -129,6 +129,12 @@ def unread(samples, choices) -> list[Answer]:
   ]
 
 
+def may_take_schema(store: Store, settings: Settings) -> bool:
+  """Says whether to give the server a JSON schema: until it refused one."""
+  known = store.fact(f"json_schema: {settings.endpoint} {settings.model}")
+  return settings.structured != "never" and known != "no"
+
+
 class AskerBase:
   """What every way of asking needs.
 
@@ -152,31 +158,31 @@ class AskerBase:
     self._store, self._budget = store, budget
     self._on_change = on_change
     self.progress = Progress()
-    self._stopping = False
     self._server = f"{settings.endpoint} {settings.model}"
     # What is not known to be refused is tried.
     self._takes_n = store.fact(f"n: {self._server}") != "no"
-    self._may_schema = (
-      settings.structured != "never"
-      and store.fact(f"json_schema: {self._server}") != "no"
-    )
+    self._may_schema = may_take_schema(store, settings)
     self._takes_schema = self._may_schema
     # (request, whether several answers, whether with a schema) that was refused
     self._refused: set[tuple[str, bool, bool]] = set()
-    self._stopped = asyncio.Event()
+    self._stop = asyncio.Event()
     self.out_of_money = False
 
   def stop(self) -> bool:
     """Starts no more calls; says whether that is news."""
-    news, self._stopping = not self._stopping, True
-    self._stopped.set()
+    news = not self._stopping
+    self._stop.set()
     return news
+
+  @property
+  def _stopping(self) -> bool:
+    return self._stop.is_set()
 
   async def _sleep(self, seconds: float) -> None:
     """Sleeps, until it is stopped at the latest."""
     with contextlib.suppress(TimeoutError):
       async with asyncio.timeout(seconds):
-        await self._stopped.wait()
+        await self._stop.wait()
 
   def _overrun(self, cost: float | None, reserved: float) -> str:
     """Returns what to say of a call that cost more than it could."""
@@ -225,6 +231,7 @@ class Asker(AskerBase):
       settings.concurrency,
       settings.requests_per_minute,
       settings.tokens_per_minute,
+      stop=self._stop,
     )
     self._numbers = itertools.count()
     self._later: list[_Task] = []
@@ -237,12 +244,6 @@ class Asker(AskerBase):
     self._answered: float | None = None  # when the last answer came
     self._given_up: set[tuple[str, int]] = set()
     self._fatal = ""
-
-  def stop(self) -> bool:
-    """Starts no more calls; says whether that is news."""
-    news = super().stop()
-    self._gate.let_go()
-    return news
 
   @property
   def in_flight(self) -> int:

@@ -81,6 +81,8 @@ class Gate:
     requests_per_minute: 0 for no limit.
     tokens_per_minute: 0 for no limit.
     clock: seconds.
+    stop: once it is set nothing is held back any more, since what waits is not
+      to be sent.
   """
 
   def __init__(
@@ -89,6 +91,7 @@ class Gate:
     requests_per_minute: int = 0,
     tokens_per_minute: int = 0,
     clock: Callable[[], float] = time.monotonic,
+    stop: asyncio.Event | None = None,
   ):
     self.limit = float(most)
     self.in_flight = 0
@@ -96,7 +99,7 @@ class Gate:
     self._clock = clock
     self._cut_at = self._open_at = -float("inf")
     self._free = asyncio.Condition()
-    self._let_go = asyncio.Event()
+    self._stop = stop or asyncio.Event()
     self._tokens_per_minute = tokens_per_minute
     self._requests = self._tokens = None
     # A tenth of a minute's worth may go out at once.
@@ -113,16 +116,16 @@ class Gate:
     """Holds a place for one call; gives the time that it starts."""
     if self._tokens is not None:
       tokens = min(tokens, self._tokens_per_minute)
-      await self._until_let_go(self._tokens.acquire(tokens))
+      await self._unless_stopped(self._tokens.acquire(tokens))
     if self._requests is not None:
-      await self._until_let_go(self._requests.acquire())
+      await self._unless_stopped(self._requests.acquire())
     async with self._free:
       while self.in_flight >= max(1, int(self.limit)):
         await self._free.wait()
       self.in_flight += 1
     try:
       while (wait := self._open_at - self._clock()) > 0:
-        if self._let_go.is_set():
+        if self._stop.is_set():
           break
         await asyncio.sleep(min(wait, _LOOK_UP))
       yield self._clock()
@@ -131,12 +134,9 @@ class Gate:
         self.in_flight -= 1
         self._free.notify()
 
-  def let_go(self) -> None:
-    """Holds nothing back any more, since what waits is not to be sent."""
-    self._let_go.set()
-
-  async def _until_let_go(self, wait: Coroutine) -> None:
-    tasks = [asyncio.ensure_future(w) for w in (wait, self._let_go.wait())]
+  async def _unless_stopped(self, wait: Coroutine) -> None:
+    """Waits, until it is stopped at the latest."""
+    tasks = [asyncio.ensure_future(w) for w in (wait, self._stop.wait())]
     try:
       await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import tqdm
 
+from ppl_jax import logits as logits_lib
 from ppl_jax import metrics, sharding
 from ppl_jax.data import pipeline, plan
 
@@ -69,27 +70,10 @@ def logits(
   return out[utterances_M]
 
 
-def probabilities(logits_MxC: np.ndarray, task: str) -> np.ndarray:
-  """Returns class probabilities: a softmax, or a sigmoid a class.
-
-  Args:
-    logits_MxC: the student's logits.
-    task: 'single_label' (softmax unless C = 1) or 'multi_label'.
-
-  Returns:
-    float64 [M, C].
-  """
-  z = logits_MxC.astype(np.float64)
-  if task == "multi_label" or z.shape[1] == 1:
-    return 0.5 * (1 + np.tanh(z / 2))
-  z = np.exp(z - z.max(axis=1, keepdims=True))
-  return z / z.sum(axis=1, keepdims=True)
-
-
 def classification(
   logits_MxC: np.ndarray, gold_MxC: np.ndarray, labelled_M, task: str
 ) -> metrics.Classification:
   """Scores logits against gold; unlabelled rows count nowhere."""
   return metrics.Classification.from_probabilities(
-    probabilities(logits_MxC, task), gold_MxC, labelled_M, task
+    logits_lib.probabilities(logits_MxC, task), gold_MxC, labelled_M, task
   )

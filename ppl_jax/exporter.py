@@ -14,10 +14,10 @@ import numpy as np
 import tqdm
 from flax import nnx
 from jax import export as jax_export
-from jax.sharding import SingleDeviceSharding
 
-from ppl_jax import checkpoint, folders, model_card, parity
+from ppl_jax import folders, model_card, parity
 from ppl_jax.data import segments, tokenization
+from ppl_jax.jax_backend import load_student
 from ppl_jax.models import heads, pretrained
 from ppl_jax.student import Student
 
@@ -72,7 +72,7 @@ def export(
     tokenizer = tokenization.StudentTokenizer.load(
       workdir / "tokenizer.json", student.speaker_tokens
     )
-    model = _load(workdir, student)
+    model = load(workdir, student)
     if source is None:
       sample = parity.sample_of_run(workdir, student, tokenizer, limit)
     else:
@@ -88,17 +88,17 @@ def export(
       what = f"The {kind} model in {name}"
       found[name].check(bound, share, what, remedy)
 
-    write, load = _FORMATS[kind]
+    write, read = _FORMATS[kind]
     write(folder, model, student)
     packages = " and ".join(PACKAGES[kind])
     remedy = f"try another version of {packages}."
-    gate("float32", _BOUND, 0.0, load(folder), remedy)
+    gate("float32", _BOUND, 0.0, read(folder), remedy)
     if kind == "pytorch":
       _check_tokenizer(folder, sample)
     if int8:
       _quantise(folder)
       remedy = "allow more with --max_changed, or leave --int8 out."
-      gate("int8", np.inf, max_changed, load(folder), remedy)
+      gate("int8", np.inf, max_changed, read(folder), remedy)
     model_card.write(folder, workdir, student, kind, found)
     values = {name: dataclasses.asdict(p) for name, p in found.items()}
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
@@ -107,6 +107,14 @@ def export(
     _LOG.info("JAX against %s, %s: %s", kind, name, value)
   _LOG.info("The exported student is in %s", output)
   return found
+
+
+def load(workdir: pathlib.Path, student: Student) -> heads.Classifier:
+  """Returns the student of a finished run, computing in float32."""
+  device = jax.local_devices()[0]
+  return nnx.merge(
+    *load_student(workdir, student, device=device, dtype="float32")
+  )
 
 
 def jax_logits(model: heads.Classifier) -> parity.Logits:
@@ -134,22 +142,6 @@ def _check_packages(kind: str) -> None:
       f"--format={kind} needs {', '.join(PACKAGES[kind])}, got no"
       f" {', '.join(missing)}: pip install {' '.join(missing)}."
     )
-
-
-def _load(workdir: pathlib.Path, student: Student) -> heads.Classifier:
-  """Returns the student of a finished run, computing in float32."""
-  graphdef, shapes = pretrained.abstract_classifier(
-    student.encoder,
-    len(student.classes),
-    dropout=student.dropout,
-    dtype="float32",
-  )
-  placed = SingleDeviceSharding(jax.local_devices()[0])
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes
-  )
-  params = checkpoint.load_params(workdir, "student", like)
-  return nnx.merge(graphdef, params)
 
 
 def _write_pytorch(folder, model, student: Student) -> None:
@@ -184,7 +176,8 @@ def _load_pytorch(folder: pathlib.Path) -> parity.Logits:
 
   def logits(*batch):
     with torch.inference_mode():
-      inputs = {k: torch.from_numpy(v) for k, v in _masks(*batch).items()}
+      arrays = segments.hf_inputs(*batch)
+      inputs = {k: torch.from_numpy(v) for k, v in arrays.items()}
       return model(**inputs).logits.numpy()
 
   return logits
@@ -235,7 +228,7 @@ def _load_onnx(folder: pathlib.Path) -> parity.Logits:
   session = onnxruntime.InferenceSession(
     folder / "model.onnx", providers=["CPUExecutionProvider"]
   )
-  return lambda *batch: session.run(["logits"], _masks(*batch))[0]
+  return lambda *batch: session.run(["logits"], segments.hf_inputs(*batch))[0]
 
 
 def _quantise(folder: pathlib.Path) -> None:
@@ -295,18 +288,6 @@ def _write_stablehlo(folder, model, student: Student) -> None:
 def _load_stablehlo(folder: pathlib.Path) -> parity.Logits:
   data = bytearray((folder / "model.stablehlo").read_bytes())
   return jax.jit(jax_export.deserialize(data).call)
-
-
-def _masks(tokens_NxT, length_N, context_length_N) -> dict[str, np.ndarray]:
-  """Returns a batch as BERT models of other libraries take it."""
-  position_T = np.arange(tokens_NxT.shape[1])
-  mask_NxT = position_T < length_N[:, None]
-  type_NxT = mask_NxT & (position_T >= context_length_N[:, None])
-  return {
-    "input_ids": tokens_NxT.astype(np.int64),
-    "attention_mask": mask_NxT.astype(np.int64),
-    "token_type_ids": type_NxT.astype(np.int64),
-  }
 
 
 _FORMATS: dict[str, tuple[Callable, Callable]] = {

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import tqdm
 
 from ppl_jax import predictor as predictor_lib
+from ppl_jax.data import lines
 
 _COLUMNS = ("dialogue_id", "speaker", "text")
 
@@ -240,14 +241,8 @@ def _is_csv(file: pathlib.Path) -> bool:
 def _read_json_lines(
   file: pathlib.Path,
 ) -> Iterator[tuple[int, Transcript]]:
-  # Bytes, so that only a line feed ends a line and faults of the encoding are
-  # found with their line.
-  with file.open("rb") as lines:
-    for number, line in enumerate(lines, start=1):
-      if number == 1:
-        line = line.removeprefix(b"\xef\xbb\xbf")
-      if not line.strip():
-        continue
+  with file.open("rb") as f:
+    for number, line in lines.numbered(f):
       try:
         values = json.loads(line)
         utterances = values["utterances"]

@@ -101,18 +101,6 @@ def _student(
       f"config.dataset.classes must be the classifier's, {list(names)}, got"
       f" {list(wanted)}. Correct it, or name the logits in order by --classes."
     )
-  made = config.segments
-  return Student(
-    classes=names,
-    task=config.dataset.task,
-    window=made.window,
-    max_length=made.max_length,
-    buckets=(
-      *sorted(b for b in made.buckets if b < made.max_length),
-      made.max_length,
-    ),
-    speaker_tokens=dict(made.speaker_tokens),
-    encoder=encoder,
-    dropout=config.model.dropout,
-    dtype=config.model.dtype,
+  return Student.from_config(
+    config, classes=names, task=config.dataset.task, encoder=encoder
   )

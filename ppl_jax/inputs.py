@@ -75,23 +75,13 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   dataset = dialogues_lib.load_config(config.dataset)
   scores = _read_scores(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)
-  max_length = config.segments.max_length
   segments.check(
-    config.segments.window, max_length, encoder.max_position_embeddings
+    config.segments.window,
+    config.segments.max_length,
+    encoder.max_position_embeddings,
   )
-  student = Student(
-    classes=dataset.classes,
-    task=dataset.task,
-    window=config.segments.window,
-    max_length=max_length,
-    buckets=(
-      *sorted(b for b in config.segments.buckets if b < max_length),
-      max_length,
-    ),
-    speaker_tokens=dict(config.segments.speaker_tokens),
-    encoder=encoder,
-    dropout=config.model.dropout,
-    dtype=config.model.dtype,
+  student = Student.from_config(
+    config, classes=dataset.classes, task=dataset.task, encoder=encoder
   )
   if config.init_from:
     _check_init_from(student, pathlib.Path(config.init_from))

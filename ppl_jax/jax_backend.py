@@ -14,9 +14,10 @@ import numpy as np
 import tqdm
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from ppl_jax import checkpoint
-from ppl_jax.models import heads
+from ppl_jax.models import pretrained
 from ppl_jax.student import Student
 
 _STEP = 8  # tokens between the lengths of short segments
@@ -49,7 +50,7 @@ class JaxBackend:
     student = Student.load(workdir)
     self.lengths = _lengths(student.max_length)
     self._device = jax.devices()[0]
-    graphdef, params = _load(workdir, student, self._device)
+    graphdef, params = load_student(workdir, student, device=self._device)
     # A flat list is what a compiled function takes with the least ado.
     params, structure = jax.tree.flatten_with_path(params)
     on_cpu = self._device.platform == "cpu"
@@ -157,19 +158,30 @@ def _lengths(max_length: int) -> tuple[int, ...]:
   return tuple(lengths)
 
 
-def _load(workdir, student, device) -> tuple[nnx.GraphDef, nnx.State]:
-  """Returns the student's structure and parameters."""
+def load_student(
+  workdir: pathlib.Path,
+  student: Student,
+  *,
+  device: jax.Device,
+  dtype: DTypeLike | None = None,
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """Returns the structure and the parameters of a finished run's student.
 
-  def build():
-    return heads.Classifier(
-      student.encoder,
-      len(student.classes),
-      dropout=student.dropout,
-      dtype=student.dtype,
-      rngs=nnx.Rngs(0),
-    )
+  Args:
+    workdir: the run's folder.
+    student: of that folder.
+    device: where the parameters go.
+    dtype: of the computation; None: as in training.
 
-  graphdef, shapes = nnx.split(nnx.eval_shape(build), nnx.Param)
+  Raises:
+    ValueError: the run has not finished.
+  """
+  graphdef, shapes = pretrained.abstract_classifier(
+    student.encoder,
+    len(student.classes),
+    dropout=student.dropout,
+    dtype=dtype or student.dtype,
+  )
   placed = SingleDeviceSharding(device)
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import BinaryIO
 
+from ppl_jax.data import lines as lines_lib
 from ppl_jax.predictor import Predictor
 
 _FIELDS = ("dialogue_id", "speaker", "text")
@@ -21,11 +22,7 @@ def run(predictor: Predictor, lines: Iterable[bytes], output: BinaryIO) -> None:
     lines: UTF-8; utterances of many dialogues, those of one in their order.
     output: gets the lines, each flushed.
   """
-  for number, line in enumerate(lines, start=1):
-    if number == 1:
-      line = line.removeprefix(b"\xef\xbb\xbf")
-    if not line.strip():
-      continue
+  for number, line in lines_lib.numbered(lines):
     try:
       answer = predictor.add(*_parse(line)).to_json()
     except ValueError as error:

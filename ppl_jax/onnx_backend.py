@@ -8,6 +8,8 @@ import pathlib
 
 import numpy as np
 
+from ppl_jax.data import segments
+
 try:
   import onnxruntime
 except ImportError as error:
@@ -85,12 +87,5 @@ class OnnxBackend:
     Returns:
       Logits [N, C] float32.
     """
-    position_T = np.arange(tokens_NxT.shape[1])
-    mask_NxT = position_T < length_N[:, None]
-    type_NxT = (position_T >= context_length_N[:, None]) & mask_NxT
-    feeds = {
-      "input_ids": tokens_NxT.astype(np.int64),
-      "attention_mask": mask_NxT.astype(np.int64),
-      "token_type_ids": type_NxT.astype(np.int64),
-    }
+    feeds = segments.hf_inputs(tokens_NxT, length_N, context_length_N)
     return self._session.run(["logits"], feeds)[0]

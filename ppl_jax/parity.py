@@ -91,20 +91,17 @@ class Sample:
       count = len(utterances_N)
       longest = int(self.lengths_M[chosen].max())
       T = min(-(-longest // _STEP) * _STEP, self.student.max_length)
-      tokens_NxT = np.full((_ROWS, T), self.tokenizer.pad_id, np.int32)
-      tokens_NxT[count:, 0] = self.tokenizer.cls_id
+      tokens_NxT = segments.padded_rows(
+        self.tokens,
+        utterances_N,
+        (_ROWS, T),
+        self.student.window,
+        self.student.max_length,
+        self.tokenizer,
+      )
       length_N, context_N = np.ones((2, _ROWS), np.int32)
       length_N[:count] = self.lengths_M[chosen]
       context_N[:count] = self.context_M[chosen]
-      segments.write_segments(
-        self.tokens,
-        utterances_N,
-        tokens_NxT[:count],
-        self.student.window,
-        self.student.max_length,
-        self.tokenizer.cls_id,
-        self.tokenizer.sep_id,
-      )
       yield count, (tokens_NxT, length_N, context_N)
 
 
@@ -162,15 +159,7 @@ def sample_of_file(
   """
   files.check(file)
   dialogues = list(files.read(file))
-  encoded = tokenizer.encode_utterances(
-    [s for d in dialogues for s in d.speakers],
-    [t for d in dialogues for t in d.texts],
-  )
-  tokens = segments.UtteranceTokens(
-    ids=np.concatenate(encoded),
-    offsets=np.cumsum([0, *map(len, encoded)]),
-    first=np.cumsum([0, *(len(d.texts) for d in dialogues)]),
-  )
+  tokens = tokenizer.encode_dialogues(dialogues)
   return _sample(file.name, dialogues, tokens, student, tokenizer, limit)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ppl_jax import logits
 from ppl_jax.data import segments, tokenization
 
 # Utterances that `predict` sorts by length at a time, and files keep at a time.
@@ -143,6 +144,7 @@ class Predictor:
       )
     self.classes = tuple(classes)
     self._backend, self._tokenizer = backend, tokenizer
+    self._task = task
     self._one_label = task == "single_label" and len(self.classes) > 1
     self._window, self._max_length = window, max_length
     self._abstain_below = abstain_below
@@ -266,18 +268,9 @@ class Predictor:
       ValueError: as `add`; says which utterance of which dialogue.
     """
     for chunk in in_chunks(dialogues):
-      speakers, texts, counts = [], [], []
       for dialogue in chunk:
         check_dialogue(dialogue)
-        speakers += dialogue.speakers
-        texts += dialogue.texts
-        counts.append(len(dialogue.texts))
-      encoded = self._tokenizer.encode_utterances(speakers, texts)
-      tokens = segments.UtteranceTokens(
-        ids=np.concatenate(encoded) if encoded else np.zeros(0, np.int32),
-        offsets=np.cumsum([0, *map(len, encoded)]),
-        first=np.cumsum([0, *counts]),
-      )
+      tokens = self._tokenizer.encode_dialogues(chunk)
       probabilities_MxC = iter(self._run(tokens, progress))
       for dialogue in chunk:
         for utterance in range(len(dialogue.texts)):
@@ -310,24 +303,20 @@ class Predictor:
       started = None
       if batch is not None:
         length, rows = batch
-        N = self._backend.rows(length)
-        tokens_NxT = np.full((N, length), self._tokenizer.pad_id, np.int32)
-        length_N, context_N = np.ones((2, N), np.int32)
-        length_N[: len(rows)] = lengths_M[rows]
-        context_N[: len(rows)] = contexts_M[rows]
-        segments.write_segments(
+        tokens_NxT = segments.padded_rows(
           tokens,
           rows,
-          tokens_NxT[: len(rows)],
+          (self._backend.rows(length), length),
           *settings,
-          self._tokenizer.cls_id,
-          self._tokenizer.sep_id,
+          self._tokenizer,
         )
-        logits = self._backend.start(tokens_NxT, length_N, context_N)
-        started = rows, logits
+        length_N, context_N = np.ones((2, len(tokens_NxT)), np.int32)
+        length_N[: len(rows)] = lengths_M[rows]
+        context_N[: len(rows)] = contexts_M[rows]
+        started = rows, self._backend.start(tokens_NxT, length_N, context_N)
       if running is not None:  # fetched while the next batch runs
-        rows, logits = running
-        out_MxC[rows] = self._probabilities(logits)[: len(rows)]
+        rows, values = running
+        out_MxC[rows] = self._probabilities(values)[: len(rows)]
         progress(len(rows))
       running = started
     return out_MxC
@@ -359,12 +348,8 @@ class Predictor:
       del self._live[dialogue_id]
 
   def _probabilities(self, logits_NxC) -> np.ndarray:
-    """Softmax, or a sigmoid a class; waits for the logits."""
-    z_NxC = np.asarray(logits_NxC).astype(np.float64)
-    if not self._one_label:
-      return 0.5 * (1 + np.tanh(z_NxC / 2))
-    z_NxC = np.exp(z_NxC - z_NxC.max(axis=1, keepdims=True))
-    return z_NxC / z_NxC.sum(axis=1, keepdims=True)
+    """Waits for the logits."""
+    return logits.probabilities(np.asarray(logits_NxC), self._task)
 
   def _prediction(self, dialogue_id, utterance, probabilities_C) -> Prediction:
     values = probabilities_C.tolist()

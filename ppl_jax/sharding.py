@@ -7,6 +7,7 @@ its own, and adds its gradients to those of the others: nothing that has a
 dialogue, segment, token or pair axis leaves a device.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -165,8 +166,14 @@ def first_shard(mesh: Mesh, shards: int) -> jax.Array:
   return (data * mesh.shape[_FSDP] + fsdp) * shards
 
 
+@functools.cache
 def local_shards(mesh: Mesh, shards: int) -> np.ndarray:
-  """Returns the numbers of the shards that this process materialises."""
+  """Returns the numbers of the shards that this process materialises.
+
+  Args:
+    mesh: of `make_mesh`.
+    shards: of a batch.
+  """
   places = over_batch(mesh).addressable_devices_indices_map((shards,))
   return np.unique([np.arange(shards)[index] for index in places.values()])
 
@@ -181,11 +188,11 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   target = over_batch(mesh)
   own = len(target.addressable_devices)
   shards = mesh.size * len(next(iter(batch.values()))) // own
-  position = {shard: i for i, shard in enumerate(local_shards(mesh, shards))}
+  numbers = local_shards(mesh, shards)
 
   def put(array):
     def part(index):
-      start = position[index[0].start or 0]
+      start = np.searchsorted(numbers, index[0].start or 0)
       return array[start : start + shards // mesh.size]
 
     shape = (shards, *array.shape[1:])

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
 
 from ppl_jax.models import bert
 
@@ -35,6 +37,39 @@ class Student:
   encoder: bert.BertConfig
   dropout: float
   dtype: str
+
+  @classmethod
+  def from_config(
+    cls,
+    config: ConfigDict,
+    *,
+    classes: Sequence[str],
+    task: str,
+    encoder: bert.BertConfig,
+  ) -> "Student":
+    """Returns the student of a run's `segments` and `model` settings.
+
+    Args:
+      config: of `configs/`.
+      classes: in the order of the logits.
+      task: 'single_label' or 'multi_label'.
+      encoder: the encoder's shape.
+    """
+    made = config.segments
+    return cls(
+      classes=tuple(classes),
+      task=task,
+      window=made.window,
+      max_length=made.max_length,
+      buckets=(
+        *sorted(b for b in made.buckets if b < made.max_length),
+        made.max_length,
+      ),
+      speaker_tokens=dict(made.speaker_tokens),
+      encoder=encoder,
+      dropout=config.model.dropout,
+      dtype=config.model.dtype,
+    )
 
   def save(self, workdir: pathlib.Path) -> None:
     """Writes student.json."""

@@ -43,11 +43,11 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
   #   4. config.init_from: another run's first phase.
   #   5. config.model.pretrained, or random weights.
   params = jax.device_put(inputs.params, run.placed)
-  votes = None if config.pretrain.objective == "none" else _vote_plan(run)
+  votes = None if config.pretrain.objective == "none" else vote_plan(run)
   if checkpoint.has_params(workdir, "pretrained"):
     params = checkpoint.load_params(workdir, "pretrained", params)
   elif votes is not None and not inputs.pretrained:
-    params = loop.run_phase(run, _pretrain_phase(run, votes), params)
+    params = loop.run_phase(run, pretrain_phase(run, votes), params)
     params = _fold(run, params, *_fit_votes(run, params))
     checkpoint.save_params(workdir, "pretrained", params)
   if checkpoint.has_params(workdir, "student"):
@@ -62,8 +62,13 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
   return results
 
 
-def _vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
-  """Plans batches of scored segments, in groups whose pairs count."""
+def vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
+  """Plans batches of scored segments, in groups whose pairs count.
+
+  Args:
+    run: of the plan.
+    segments: rows of a batch; None: config.batch.segments.
+  """
   config = run.config
   split = run.inputs.splits["train"].split
   utterances = np.flatnonzero(split.scored_U & ~run.inputs.heldout_U)
@@ -95,7 +100,8 @@ def _vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
   )
 
 
-def _pretrain_phase(run: loop.Run, votes: plan.Plan) -> loop.Phase:
+def pretrain_phase(run: loop.Run, votes: plan.Plan) -> loop.Phase:
+  """Returns the first phase: the objective on votes."""
   config = run.config.pretrain
 
   def evaluate_votes(params):
@@ -137,7 +143,7 @@ def _finetune_phase(run: loop.Run, votes: plan.Plan | None) -> loop.Phase:
   steps = max(batches.steps(config.epochs), config.min_steps)
   mix = votes is not None and config.vote_weight > 0
   if mix:
-    batches = plan.MixedPlan(batches, _vote_plan(run, config.vote_segments))
+    batches = plan.MixedPlan(batches, vote_plan(run, config.vote_segments))
   dev = np.flatnonzero(run.inputs.dev_U)
 
   def evaluate_gold(params):

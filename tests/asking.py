@@ -47,10 +47,23 @@ def plan(chosen):
   return Plan(chosen, bank)
 
 
+def copies(count):
+  """Dialogues of one and the same text."""
+  (one,) = dialogues(1)
+  return [
+    dataclasses.replace(one, dialogue_id=f"copy {i}") for i in range(count)
+  ]
+
+
+def requests_of(asked, chosen):
+  """All requests for some dialogues."""
+  made = plan(chosen)
+  return [r for d in asked for r in made.requests(d)]
+
+
 def requests(chosen, count=6):
   """All requests for the first dialogues."""
-  made = plan(chosen)
-  return [r for d in dialogues(count) for r in made.requests(d)]
+  return requests_of(dialogues(count), chosen)
 
 
 def label(

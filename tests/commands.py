@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -37,6 +38,36 @@ def command(workdir, *flags, module="ppl_jax.main", config="quickstart"):
     f"--config=configs/{config}.py",
     f"--workdir={workdir}",
     *flags,
+  ]
+
+
+def joined(processes) -> list[tuple[str, ...]]:
+  """The flags by which each of several processes joins the others."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{s.getsockname()[1]}"
+  if processes == 1:
+    return [()]
+  return [
+    (
+      f"--coordinator_address={address}",
+      f"--num_processes={processes}",
+      f"--process_id={number}",
+    )
+    for number in range(processes)
+  ]
+
+
+def on_fake_devices(command, devices, processes) -> list[subprocess.Popen]:
+  """Starts a command as several processes, each with its CPU devices."""
+  return [
+    start(
+      [*command, *flags],
+      # Quicker to compile; what is computed and sent about is the same.
+      XLA_FLAGS="--xla_backend_optimization_level=0"
+      f" --xla_force_host_platform_device_count={devices}",
+    )
+    for flags in joined(processes)
   ]
 
 

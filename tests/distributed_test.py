@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -40,28 +39,9 @@ class ProcessesTest(absltest.TestCase):
 
   def start(self, workdir, processes):
     """Starts a run of `_DEVICES` devices in so many processes."""
-    with socket.socket() as s:
-      s.bind(("127.0.0.1", 0))
-      port = s.getsockname()[1]
-    command = commands.command(workdir, *self.flags)
-    joined = [
-      (
-        f"--coordinator_address=127.0.0.1:{port}",
-        f"--num_processes={processes}",
-        f"--process_id={number}",
-      )
-      for number in range(processes)
-    ]
-    devices = _DEVICES // processes
-    started = [
-      commands.start(
-        [*command, *(flags if processes > 1 else ())],
-        # Quicker to compile.
-        XLA_FLAGS="--xla_backend_optimization_level=0"
-        f" --xla_force_host_platform_device_count={devices}",
-      )
-      for flags in joined
-    ]
+    started = commands.on_fake_devices(
+      commands.command(workdir, *self.flags), _DEVICES // processes, processes
+    )
     for process in started:
       self.addCleanup(process.kill)
     return started

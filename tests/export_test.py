@@ -310,7 +310,7 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
     data = (_exported("stablehlo")[0] / "model.stablehlo").read_bytes()
     exported = jax_export.deserialize(bytearray(data))
     self.assertContainsSubset({"cpu", "cuda", "tpu"}, exported.platforms)
-    ours = exporter.jax_logits(exporter._load(workdir, Student.load(workdir)))
+    ours = exporter.jax_logits(exporter.load(workdir, Student.load(workdir)))
     for rows, length in ((1, 4), (3, 24)):
       batch = (
         np.full((rows, length), 7, np.int32),
@@ -518,13 +518,13 @@ class ImportTest(parameterized.TestCase):
     student = Student.load(workdir)
     self.assertEqual(Student.load(back), student)
     ours, theirs = (
-      nnx.to_pure_dict(nnx.state(exporter._load(f, student), nnx.Param))
+      nnx.to_pure_dict(nnx.state(exporter.load(f, student), nnx.Param))
       for f in (workdir, back)
     )
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     batch = np.full((2, 9), 5, np.int32), np.int32([9, 4]), np.int32([3, 2])
     ours, theirs = (
-      np.asarray(exporter.jax_logits(exporter._load(f, student))(*batch))
+      np.asarray(exporter.jax_logits(exporter.load(f, student))(*batch))
       for f in (workdir, back)
     )
     np.testing.assert_array_equal(ours, theirs)
@@ -562,7 +562,7 @@ class ImportTest(parameterized.TestCase):
     ids = torch.tensor([[3, 9, 4, 11]])
     with torch.no_grad():
       expected = theirs(ids, token_type_ids=torch.tensor([[0, 0, 0, 1]]))
-    ours = exporter.jax_logits(exporter._load(self.folder / "new", student))
+    ours = exporter.jax_logits(exporter.load(self.folder / "new", student))
     got = ours(np.int32(ids.numpy()), np.int32([4]), np.int32([3]))
     np.testing.assert_allclose(got, expected.logits.numpy(), atol=1e-5)
 

@@ -35,13 +35,15 @@ ALLOWED = {
     "ppl_jax.commands",
     "ppl_jax.memory",
   },
-  "ppl_jax.live": {"ppl_jax.predictor"},
+  "ppl_jax.live": {"ppl_jax.predictor", "ppl_jax.data"},
+  "ppl_jax.logits": set(),
   "ppl_jax.files": {"ppl_jax.predictor", "ppl_jax.data"},
-  "ppl_jax.onnx_backend": set(),
+  "ppl_jax.onnx_backend": {"ppl_jax.data"},
   # Loads one of the backends, whichever the folder asks for.
   "ppl_jax.predictor": {
     "ppl_jax.data",
     "ppl_jax.jax_backend",
+    "ppl_jax.logits",
     "ppl_jax.onnx_backend",
   },
   "ppl_jax.jax_backend": {

@@ -35,6 +35,7 @@ from ppl_jax import (
   sharding,
   train_step,
 )
+from ppl_jax import logits as logits_lib
 from ppl_jax.data import pipeline, plan, segments, tokenization
 from ppl_jax.models import bert, pretrained
 from ppl_jax.student import Student
@@ -147,7 +148,7 @@ class _Run:
       rows=16,
       shards=1,
     )
-    return evaluate.probabilities(logits, self.student.task)
+    return logits_lib.probabilities(logits, self.student.task)
 
   def predictor(self, **kwargs) -> predictor.Predictor:
     return predictor.Predictor.from_workdir(self.workdir, **kwargs)
@@ -676,7 +677,7 @@ class PredictTest(parameterized.TestCase):
       for t in range(split.lengths_U[u]):
         kind = int(t >= split.context_lengths_U[u])
         logits[u] += weights_2xVxC[kind, batch["tokens"][0, u, t]]
-    expected = evaluate.probabilities(logits, "single_label")
+    expected = logits_lib.probabilities(logits, "single_label")
     predict = predictor.Predictor.from_workdir(folder, threads=1)
     got = list(predict.predict(dialogues))
     np.testing.assert_allclose(_matrix(got), expected, atol=1e-5)

@@ -2,7 +2,6 @@
 
 import pathlib
 import pickle
-import socket
 import sys
 import tempfile
 
@@ -24,38 +23,6 @@ TWO_PROCESSES = ("4x2",)
 BOUND = 2e-6
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    return s.getsockname()[1]
-
-
-def start(out, names, devices, processes=1):
-  address = f"127.0.0.1:{free_port()}"
-  started = []
-  for number in range(processes):
-    joined = (
-      f"--coordinator_address={address}",
-      f"--num_processes={processes}",
-      f"--process_id={number}",
-    )
-    started.append(
-      commands.start(
-        [
-          sys.executable,
-          "tests/sharded_steps.py",
-          str(out),
-          *names,
-          *(joined if processes > 1 else ()),
-        ],
-        # Quicker to compile; what is sent about is the same.
-        XLA_FLAGS="--xla_backend_optimization_level=0"
-        f" --xla_force_host_platform_device_count={devices}",
-      )
-    )
-  return started
-
-
 class StepsTest(absltest.TestCase):
   """One test, since its results serve many looks and are dear to come by."""
 
@@ -67,7 +34,13 @@ class StepsTest(absltest.TestCase):
       ("eight", EIGHT, 8, 1),
       ("processes", TWO_PROCESSES, 4, 2),
     ):
-      for process in start(folder / title, names, devices, processes):
+      script = [
+        sys.executable,
+        "tests/sharded_steps.py",
+        folder / title,
+        *names,
+      ]
+      for process in commands.on_fake_devices(script, devices, processes):
         self.addCleanup(process.kill)
         output, _ = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 0, output)

@@ -309,8 +309,7 @@ async def _reworded(
   size = sum(len(m["content"].encode()) for m in body["messages"])
   reserved = settings.cost(size + 1_000, settings.max_tokens)
   forms = [body]
-  known = store.fact(f"json_schema: {settings.endpoint} {settings.model}")
-  if settings.structured != "never" and known != "no":
+  if ask.may_take_schema(store, settings):
     forms.insert(0, {**body, "response_format": improve.response_format()})
   client = client_lib.connect(settings)
   try:

@@ -19,7 +19,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -269,6 +269,72 @@ def write_segments(
     rows_NxT, start_N.tolist(), middle_N.tolist(), end_N.tolist(), strict=True
   ):
     _write_row(tokens.ids, row_T, start, middle, end, cls_id, sep_id)
+
+
+def hf_inputs(
+  tokens_NxT: np.ndarray, length_N: np.ndarray, context_length_N: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Returns a batch as BERT models of other libraries take it.
+
+  Args:
+    tokens_NxT: int token ids.
+    length_N: int, tokens of each segment, at least 1.
+    context_length_N: int, leading tokens of type 0.
+
+  Returns:
+    input_ids, attention_mask and token_type_ids, int64 [N, T].
+  """
+  position_T = np.arange(tokens_NxT.shape[1])
+  mask_NxT = position_T < length_N[:, None]
+  type_NxT = mask_NxT & (position_T >= context_length_N[:, None])
+  return {
+    "input_ids": tokens_NxT.astype(np.int64),
+    "attention_mask": mask_NxT.astype(np.int64),
+    "token_type_ids": type_NxT.astype(np.int64),
+  }
+
+
+class SpecialIds(Protocol):
+  """Ids of the tokens that frame and fill segments."""
+
+  cls_id: int
+  sep_id: int
+  pad_id: int
+
+
+def padded_rows(
+  tokens: UtteranceTokens,
+  utterances_N: np.ndarray,
+  shape: tuple[int, int],
+  window: int | None,
+  max_length: int,
+  special: SpecialIds,
+) -> np.ndarray:
+  """Returns segments in rows of one batch; see `write_segments`.
+
+  Args:
+    tokens: the split's utterances.
+    utterances_N: [N] integers, the utterances of the first rows.
+    shape: of the batch, with rows for N and maybe more, which hold [CLS] alone.
+    window: utterances in a segment, or None for all that fit.
+    max_length: tokens in a segment, special tokens included.
+    special: usually a `tokenization.StudentTokenizer`.
+
+  Returns:
+    int32, of that shape.
+  """
+  rows = np.full(shape, special.pad_id, np.int32)
+  rows[:, 0] = special.cls_id
+  write_segments(
+    tokens,
+    utterances_N,
+    rows[: len(utterances_N)],
+    window,
+    max_length,
+    special.cls_id,
+    special.sep_id,
+  )
+  return rows
 
 
 def _write_row(

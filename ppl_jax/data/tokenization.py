@@ -133,6 +133,26 @@ class StudentTokenizer:
       else []
     )
 
+  def encode_dialogues(
+    self, dialogues: Iterable[_Utterances]
+  ) -> segments.UtteranceTokens:
+    """Encodes dialogues in memory; `tokenize_split` is for whole splits.
+
+    Args:
+      dialogues: each has `speakers` and `texts`.
+
+    Raises:
+      ValueError: as `encode_utterances`.
+    """
+    speakers, texts, first = [], [], [0]
+    for dialogue in dialogues:
+      speakers += dialogue.speakers
+      texts += dialogue.texts
+      first.append(len(texts))
+    ids, lengths = self._encode(speakers, texts)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return segments.UtteranceTokens(ids, offsets, np.array(first))
+
   def encode_utterance(self, speaker: str, text: str) -> list[int]:
     """Encodes one utterance, as `encode_utterances` does but at once.
 

@@ -212,15 +212,8 @@ class AskTest(parameterized.TestCase):
     """Dialogues of equal text share requests, each with its own samples."""
     with asking.server(count=1, batch_seconds=0.02) as server:
       settings = asking.settings(server.url)
-      (one,) = asking.dialogues(1)
-      plan = asking.plan(settings)
-      asked = [
-        request
-        for i in range(8)
-        for request in plan.requests(
-          dataclasses.replace(one, dialogue_id=f"copy {i}")
-        )
-      ]
+      copies = asking.copies(8)
+      asked = asking.requests_of(copies, settings)
       self.assertLess(len({r.key for r in asked}), len(asked))
       done, _ = asking.label(
         self.votes, settings, asked=asked, through_batches=through_batches
@@ -231,9 +224,6 @@ class AskTest(parameterized.TestCase):
       delivered = sum(len(r["choices"]) for r in server.log)
       self.assertEqual(delivered, len(wanted))
     # None of them takes the votes of the others.
-    copies = [
-      dataclasses.replace(one, dialogue_id=f"copy {i}") for i in range(8)
-    ]
     votes, _ = votes_lib.read([self.votes], copies, asking.CLASSES, "none")
     self.assertEqual(set(votes.counts()[1].ravel()), {settings.votes})
 
@@ -455,15 +445,8 @@ class AskTest(parameterized.TestCase):
   def test_equal_texts_do_not_multiply_tries(self):
     with asking.server(count=1, rates={"cut": 1.0}) as server:
       settings = asking.settings(server.url, max_tries=2)
-      (one,) = asking.dialogues(1)
-      plan = asking.plan(settings)
-      asked = [
-        request
-        for i in range(8)
-        for request in plan.requests(
-          dataclasses.replace(one, dialogue_id=f"copy {i}")
-        )
-      ]
+      copies = asking.copies(8)
+      asked = asking.requests_of(copies, settings)
       distinct = {(r.key, s) for r in asked for s in r.samples}
       _, progress = asking.label(self.votes, settings, asked=asked)
       self.assertEqual(progress.given_up, len(distinct))

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import pydantic
 
-from ppl_jax.data import dialogues
+from ppl_jax.data import dialogues, lines
 
 VERSION = "1"
 CLASSES = None
@@ -109,14 +109,8 @@ def read_file(
       file and the line (from 1).
   """
   first_line: dict[str, int] = {}
-  # Bytes, so that only a line feed ends a line and faults of the encoding are
-  # found with their line.
-  with file.open("rb") as lines:
-    for number, line in enumerate(lines, start=1):
-      if number == 1:
-        line = line.removeprefix(b"\xef\xbb\xbf")
-      if not line.strip():
-        continue
+  with file.open("rb") as f:
+    for number, line in lines.numbered(f):
       where = f"{file}, line {number}"
       parsed = _parse(where, line)
       before = first_line.setdefault(parsed.dialogue_id, number)
