@@ -65,16 +65,17 @@ class FirstPhase:
       shards=self._shards,
     )
 
-  def one_of_each_length(self) -> list[int]:
-    """Returns the first batch of each token length that is to come."""
+  def one_of_each_shape(self) -> list[int]:
+    """Returns the first batch of each shape that is to come."""
     first = {}
     for t in range(self._steps):
-      first.setdefault(self.phase.plan.batch(t).length, t)
+      batch = self.phase.plan.batch(t)
+      first.setdefault((batch.length, batch.room), t)
     return list(first.values())
 
   def warm_up(self) -> None:
-    """Takes a step on a batch of each length, which compiles them."""
-    for t in self.one_of_each_length():
+    """Takes a step on a batch of each shape, which compiles them."""
+    for t in self.one_of_each_shape():
       self.take_on([self._materialize(self.phase.plan.batch(t), self._shards)])
 
   def take(self, steps: int) -> tuple[float, float]:

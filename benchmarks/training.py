@@ -135,7 +135,7 @@ class _Ours:
       "learning_rate": optimizer.learning_rate,
       "weight_decay": optimizer.weight_decay,
       "clip_norm": optimizer.clip_norm,
-      "warm_up": self._run.one_of_each_length(),
+      "warm_up": self._run.one_of_each_shape(),
       "segment": {
         "window": materialize.window,
         "max_length": materialize.max_length,

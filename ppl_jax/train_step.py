@@ -99,11 +99,16 @@ def loss_terms(
 def apply(graphdef, params, batch, dropout_keys_S=None) -> jax.Array:
   """Runs the student over the rows of a batch; logits float32 [S, N, C]."""
   shards, rows, length = batch["tokens"].shape
+  place = batch.get("place")
+  if place is not None:  # from places in a shard to places in all
+    starts_S = jnp.arange(shards, dtype=place.dtype) * (rows * length)
+    place = jnp.where(place < 0, -1, place + starts_S[:, None]).reshape(-1)
   model = nnx.merge(graphdef, params)
   logits = model(
     batch["tokens"].reshape(shards * rows, length),
     batch["length"].reshape(-1),
     batch["context_length"].reshape(-1),
+    place_M=place,
     dropout_key=dropout_keys_S,
   )
   return logits.reshape(shards, rows, -1)

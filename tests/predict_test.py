@@ -321,7 +321,9 @@ class PredictTest(parameterized.TestCase):
     materialize = self.trained.split(dialogues)
     U = materialize.split.tokens.num_utterances
     index = np.full((1, 1, 1), -1, np.int32)
-    batch = materialize(plan.BatchPlan(_MAX_LENGTH, np.arange(U)[None], index))
+    batch = materialize(
+      plan.BatchPlan(_MAX_LENGTH, U * _MAX_LENGTH, np.arange(U)[None], index)
+    )
     seen = []
 
     class Recorder:
@@ -671,7 +673,9 @@ class PredictTest(parameterized.TestCase):
     split = materialize.split
     U = split.tokens.num_utterances
     index = np.full((1, 1, 1), -1, np.int32)
-    batch = materialize(plan.BatchPlan(_MAX_LENGTH, np.arange(U)[None], index))
+    batch = materialize(
+      plan.BatchPlan(_MAX_LENGTH, U * _MAX_LENGTH, np.arange(U)[None], index)
+    )
     logits = np.zeros((U, len(_CLASSES)))
     for u in range(U):
       for t in range(split.lengths_U[u]):

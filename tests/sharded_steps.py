@@ -4,7 +4,8 @@ python tests/sharded_steps.py OUT 8x1 4x2 [FLAGS of ppl_jax.distributed]
 
 A mesh is DATAxFSDP, with `+N` for N micro-batches and `+remat`. No two sizes
 are equal, so that an axis is known by its size: S shards, N rows a shard, T
-tokens, D groups a shard, K segments a group, C classes.
+tokens, M places for tokens a shard, D groups a shard, K segments a group, C
+classes.
 """
 
 import functools
@@ -22,7 +23,7 @@ from flax import nnx
 from ppl_jax import distributed, optim, sharding, train_step
 from ppl_jax.models import bert, pretrained
 
-S, N, T, D, K, C = 80, 11, 13, 4, 3, 7
+S, N, T, M, D, K, C = 80, 11, 13, 137, 4, 3, 7
 STEPS = 20
 ENCODER = bert.BertConfig(
   vocab_size=56,
@@ -55,7 +56,12 @@ def batch(step):
   index = index.reshape(S, D, K).astype(np.int32)
   index[~np.take_along_axis(row, index.reshape(S, -1), 1).reshape(S, D, K)] = -1
   gold = np.eye(C, dtype=np.float32)[rng.integers(0, C, (S, N))]
+  place = np.full((S, M), -1, np.int32)
+  for shard, length_N in enumerate(length):
+    found = np.flatnonzero(np.arange(T) < length_N[:, None])
+    place[shard, : len(found)] = found
   return {
+    "place": place,
     "tokens": rng.integers(0, ENCODER.vocab_size, (S, N, T)).astype(np.int32),
     "length": length.astype(np.int32),
     "context_length": (length // 2).astype(np.int32),

@@ -92,8 +92,9 @@ class StepsTest(absltest.TestCase):
 
   def check_sizes_tell_axes_apart(self):
     local = sharded_steps.S // 8
-    sizes = [getattr(sharded_steps, name) for name in "SNTDK"]
+    sizes = [getattr(sharded_steps, name) for name in "SNTMDK"]
     sizes += [local, local // 2, local * sizes[1], local * sizes[1] * sizes[2]]
+    sizes.append(local * sharded_steps.M)
     parameters = set()
     for name in EIGHT:
       result = self.results["eight", name]

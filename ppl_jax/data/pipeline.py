@@ -3,7 +3,7 @@
 Grain gives batch t for any t, so the state of the pipeline is the step alone:
 going on from step t is the same as starting there.
 
-Shapes: S shards, N rows a shard, T tokens, D groups a shard, K segments a
+Shapes: S shards, N rows a shard, T tokens, M of them in use, D groups a shard, K segments a
 group, C classes, U utterances of a split.
 """
 
@@ -80,7 +80,8 @@ class Materializer:
       tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
       row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
       none), gold float32 [S, N, C], labelled bool [S, N], dialogue int32
-      [S, N], index int32 [S, D, K].
+      [S, N], index int32 [S, D, K]; and where the plan has less room than N x T,
+      place int32 [S, M], where the tokens lie in N x T, -1 = none.
     """
     rows = plan.rows_SxN[shards]
     row = rows >= 0
@@ -105,9 +106,13 @@ class Materializer:
       out[row] = values[flat]
       return out
 
-    return {
+    lengths = gather(split.lengths_U, 1)
+    packed = {}
+    if plan.room < rows.shape[1] * plan.length:
+      packed["place"] = _places(lengths, plan.length, plan.room)
+    return packed | {
       "tokens": tokens,
-      "length": gather(split.lengths_U, 1),
+      "length": lengths,
       "context_length": gather(split.context_lengths_U, 1),
       "row": row,
       "scores": gather(split.scores_UxC, np.nan),
@@ -130,6 +135,16 @@ class _Source:
 
   def __getitem__(self, t):
     return self._materialize(self._plan.batch(t), self._shards)
+
+
+def _places(lengths_SxN: np.ndarray, length: int, room: int) -> np.ndarray:
+  """Returns where a shard's tokens lie in its flattened rows, -1 = none."""
+  place = np.full((len(lengths_SxN), room), -1, np.int32)
+  position = np.arange(length)
+  for shard, lengths_N in enumerate(lengths_SxN):
+    found = np.flatnonzero(position < lengths_N[:, None])
+    place[shard, : len(found)] = found
+  return place
 
 
 def batches(

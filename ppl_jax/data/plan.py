@@ -10,6 +10,7 @@ group, U utterances of a split, C classes.
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +18,9 @@ import numpy as np
 # Bins kept open while groups are packed: more would fill a little better and
 # cost time in proportion.
 _OPEN_BINS = 16
+# A shard's room for tokens: over the mean of its rows, so that rows fill too;
+# in steps, for hardware; and where it saves less than so much, all of N x T.
+_SLACK, _ROOM_STEP, _LEAST_SAVED = 1.03, 32, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +29,14 @@ class BatchPlan:
 
   Attributes:
     length: T, the token length of all of its rows.
+    room: most tokens a shard holds, one for an empty row. Less than N x T: only
+      so many are computed.
     rows_SxN: int64, the utterance of each row, -1 for an empty row.
     index_SxDxK: int32, the rows of each group within its shard, -1 = none.
   """
 
   length: int
+  room: int
   rows_SxN: np.ndarray
   index_SxDxK: np.ndarray
 
@@ -80,7 +87,9 @@ class Plan:
   Each epoch draws the groups afresh: a dialogue's segments are shuffled and
   cut into groups of at most `group_size` whose sizes differ by at most one, so
   every segment is seen once an epoch. Groups are packed into shards of `rows`
-  rows whose token length is the smallest bucket that holds them.
+  rows whose token length is the smallest bucket that holds them. A shard also
+  has room for a number of tokens, one for each bucket, about what its rows hold
+  on average; a group that has more gets N x T.
 
   Args:
     utterances_M: the utterances to draw from.
@@ -118,7 +127,8 @@ class Plan:
       )
     self._utterances = np.asarray(utterances_M)
     self._dialogue = np.asarray(dialogue_M)
-    self._bucket = bucket_of(np.asarray(lengths_M), buckets)
+    self._lengths = np.asarray(lengths_M)
+    self._bucket = bucket_of(self._lengths, buckets)
     self._buckets = tuple(buckets)
     self._rows, self._shards = rows, shards
     self._group_size = group_size
@@ -127,6 +137,7 @@ class Plan:
     self._cross = cross
     self._starts = [0]  # first batch of each epoch known so far
     self._epochs: collections.OrderedDict = collections.OrderedDict()
+    self._rooms: tuple[int, ...] = ()
     self.batch(0)  # an empty plan is found now, not inside a loop
 
   @property
@@ -146,7 +157,7 @@ class Plan:
       self._epoch(len(self._starts) - 1)
     epoch = int(np.searchsorted(self._starts, t, side="right")) - 1
     drawn = self._epoch(epoch)
-    length, bins = drawn.batches[t - self._starts[epoch]]
+    length, room, bins = drawn.batches[t - self._starts[epoch]]
     rows = np.full((self._shards, self._rows), -1, np.int64)
     index = np.full(
       (self._shards, self.groups_per_shard, self._group_size), -1, np.int32
@@ -162,7 +173,11 @@ class Plan:
           )
           group_number += 1
         row += len(group)
-    return BatchPlan(length, rows, index)
+    return BatchPlan(length, room, rows, index)
+
+  def room(self, length: int) -> int:
+    """Returns a shard's room for tokens in batches of a token length."""
+    return self._rooms[self._buckets.index(length)]
 
   def _epoch(self, epoch: int) -> "_Epoch":
     if epoch not in self._epochs:
@@ -188,24 +203,57 @@ class Plan:
         " within a dialogue."
       )
     bucket_G = np.maximum.reduceat(self._bucket[segments], starts)
-    sizes = np.diff(starts, append=len(segments))
+    sizes_G = np.diff(starts, append=len(segments))
+    tokens_G = np.add.reduceat(self._lengths[segments], starts)
+    if not self._rooms:  # of the first epoch, and kept: a shape is compiled
+      self._rooms = self._find_rooms(
+        bucket_G[keep], sizes_G[keep], tokens_G[keep]
+      )
     order = rng.permutation(np.flatnonzero(keep))
-    bins_by_bucket: list[list] = [[] for _ in self._buckets]
-    for bucket in range(len(self._buckets)):
-      members = order[bucket_G[order] == bucket]
-      bins_by_bucket[bucket] = _pack(members, sizes[members], self._rows)
+    room_G = np.array(self._rooms)[bucket_G]
+    too_large_G = tokens_G + self._rows - sizes_G > room_G
+    last = len(self._buckets) - 1
     batches, left = [], []
-    for bucket, bins in enumerate(bins_by_bucket):
-      bins = left + [bins[b] for b in rng.permutation(len(bins))]
+    for bucket, length in enumerate(self._buckets):
+      room = self._rooms[bucket]
+      members = order[(bucket_G[order] == bucket) & ~too_large_G[order]]
+      bins = self._pack(rng, members, sizes_G, tokens_G, room)
       # Bins that do not fill a batch ride along at the next longer T.
-      whole = len(bins) - len(bins) % self._shards
-      if bucket == len(self._buckets) - 1:
-        whole = len(bins)
+      bins = left + bins
+      whole = len(bins) - (len(bins) % self._shards if bucket < last else 0)
       for b in range(0, whole, self._shards):
-        batches.append((self._buckets[bucket], bins[b : b + self._shards]))
+        batches.append((length, room, bins[b : b + self._shards]))
       left = bins[whole:]
+    members, length = order[too_large_G[order]], self._buckets[last]
+    room = self._rows * length
+    bins = self._pack(rng, members, sizes_G, tokens_G, room)
+    for b in range(0, len(bins), self._shards):
+      batches.append((length, room, bins[b : b + self._shards]))
     order = rng.permutation(len(batches))
     return _Epoch(segments, starts, [batches[b] for b in order])
+
+  def _find_rooms(self, bucket_G, sizes_G, tokens_G) -> tuple[int, ...]:
+    """Returns the room for tokens of each bucket, never less than before."""
+    rooms, least = [], 0
+    for bucket, length in enumerate(self._buckets):
+      here = bucket_G == bucket
+      mean = length
+      if here.any():
+        mean = tokens_G[here].sum() / sizes_G[here].sum()
+      steps = math.ceil(_SLACK * mean * self._rows / _ROOM_STEP)
+      least = max(least, steps * _ROOM_STEP)
+      full = self._rows * length
+      rooms.append(full if least > (1 - _LEAST_SAVED) * full else least)
+    return tuple(rooms)
+
+  def _pack(self, rng, groups, sizes_G, tokens_G, room) -> list[np.ndarray]:
+    """Packs groups into bins, in random order; returns their groups."""
+    # A row that stays empty has a token too.
+    more_G = tokens_G[groups] - sizes_G[groups]
+    bins = _first_fit(
+      groups, sizes_G[groups], more_G, self._rows, room - self._rows
+    )
+    return [bins[b] for b in rng.permutation(len(bins))]
 
   def _groups(self, rng) -> tuple[np.ndarray, np.ndarray]:
     """Draws groups: positions sorted by group, and each group's start."""
@@ -232,12 +280,13 @@ class _Epoch:
   Attributes:
     segments_M: positions, sorted by group.
     starts_G: where each group starts.
-    batches: each its token length, and the numbers of each shard's groups.
+    batches: each its token length, its room, and the numbers of each shard's
+      groups.
   """
 
   segments_M: np.ndarray
   starts_G: np.ndarray
-  batches: list[tuple[int, list[np.ndarray]]]
+  batches: list[tuple[int, int, list[np.ndarray]]]
 
   def group(self, number: int) -> np.ndarray:
     """Returns a group's positions."""
@@ -246,34 +295,48 @@ class _Epoch:
     return self.segments_M[self.starts_G[number] : end]
 
 
-def _pack(groups: np.ndarray, sizes: np.ndarray, rows: int) -> list[np.ndarray]:
-  """First fit into bins of `rows` rows, a bounded number of them open.
+def _first_fit(
+  groups: np.ndarray,
+  sizes: np.ndarray,
+  tokens: np.ndarray,
+  rows: int,
+  room: int,
+) -> list[np.ndarray]:
+  """First fit into bins of rows and tokens, a bounded number of them open.
 
   Args:
     groups: numbers.
-    sizes: of the groups.
+    sizes: of the groups, in rows.
+    tokens: of the groups.
     rows: of a bin.
+    room: of a bin, for tokens.
 
   Returns:
     The groups of each bin.
   """
   closed, opened = [], []
-  for group, size in zip(groups.tolist(), sizes.tolist(), strict=True):
+  for group, size, more in zip(
+    groups.tolist(), sizes.tolist(), tokens.tolist(), strict=True
+  ):
     for entry in opened:
-      if entry[0] >= size:
+      if entry[0] >= size and entry[1] >= more:
         break
     else:
-      entry = [rows, []]
+      entry = [rows, room, []]
       opened.append(entry)
       if len(opened) > _OPEN_BINS:
-        fullest = min(range(len(opened) - 1), key=lambda b: opened[b][0])
-        closed.append(np.array(opened.pop(fullest)[1], np.int32))
+        fullest = min(
+          range(len(opened) - 1),
+          key=lambda b: min(opened[b][0] / rows, opened[b][1] / (room + 1)),
+        )
+        closed.append(np.array(opened.pop(fullest)[2], np.int32))
     entry[0] -= size
-    entry[1].append(group)
+    entry[1] -= more
+    entry[2].append(group)
     if not entry[0]:
       opened.remove(entry)
-      closed.append(np.array(entry[1], np.int32))
-  return closed + [np.array(entry[1], np.int32) for entry in opened]
+      closed.append(np.array(entry[2], np.int32))
+  return closed + [np.array(entry[2], np.int32) for entry in opened]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,8 +351,14 @@ class MixedPlan:
     gold, votes = self.gold.batch(t), self.votes.batch(t)
     shift = gold.rows_SxN.shape[1]
     index = votes.index_SxDxK
+    length = max(gold.length, votes.length)
+    # One for each length, or every mixture of two would be compiled.
+    room = self.gold.room(length) + self.votes.room(length)
+    if gold.room + votes.room > room:  # a group that is too large
+      room = length * (gold.rows_SxN.shape[1] + votes.rows_SxN.shape[1])
     return BatchPlan(
-      max(gold.length, votes.length),
+      length,
+      room,
       np.concatenate([gold.rows_SxN, votes.rows_SxN], axis=1),
       np.where(index < 0, index, index + shift),
     )
@@ -317,5 +386,6 @@ def in_order(
     filled = np.full(rows * shards, -1, np.int64)
     filled[: len(chosen)] = np.asarray(utterances_M)[chosen]
     length = buckets[bucket_M[chosen].max()]
-    plans.append(BatchPlan(length, filled.reshape(shards, rows), index))
+    filled = filled.reshape(shards, rows)
+    plans.append(BatchPlan(length, rows * length, filled, index))
   return plans

@@ -1,7 +1,7 @@
 """BERT encoder in Flax NNX, numerically that of Hugging Face's `BertModel`.
 
-Shape letters: N segments, T tokens, Q of them that ask, H hidden size, A heads,
-E head size, F feed-forward size.
+Shape letters: N segments, T tokens, M tokens of all segments without padding, Q
+tokens that ask, H hidden size, A heads, E head size, F feed-forward size.
 """
 
 import dataclasses
@@ -286,17 +286,17 @@ class Embeddings(nnx.Module):
     self.token_type = make.embed(config.type_vocab_size)
     self.norm = make.norm()
 
-  def __call__(self, tokens_NxT: Array, context_length_N: Array) -> Array:
-    """Returns [N, T, H]; token type 1 starts at `context_length_N`."""
-    position_T = jnp.arange(tokens_NxT.shape[1])
-    in_context_NxT = position_T[None, :] < context_length_N[:, None]
-    type_0, type_1 = self.token_type(jnp.arange(2))
-    x_NxTxH = self.word(tokens_NxT)
-    x_NxTxH += self.position(position_T)[None]
-    x_NxTxH += jnp.where(
-      in_context_NxT[..., None], type_0[None, None], type_1[None, None]
+  def __call__(
+    self, tokens: Array, position: Array, in_context: Array
+  ) -> Array:
+    """Returns [..., H] of tokens, their places, and whether they are context."""
+    x = self.word(tokens) + self.position(position)
+    of_type = (
+      jnp.broadcast_to(type_n, x.shape)
+      for type_n in self.token_type(jnp.arange(2))
     )
-    return self.norm(x_NxTxH)
+    x += jnp.where(in_context[..., None], *of_type)
+    return self.norm(x)
 
 
 class Layer(nnx.Module):
@@ -314,35 +314,124 @@ class Layer(nnx.Module):
     self.output = make.dense(config.intermediate_size, hidden)
     self.output_norm = make.norm()
 
-  def attention(
-    self, query_NxQxH: Array, x_NxTxH: Array, length_N: Array
-  ) -> Array:
-    """Returns [N, Q, H], each query attending to the first `length_N` of x."""
+  def attention(self, x: Array, rows: "_Rows", first_only: bool) -> Array:
+    """Returns what the tokens of x, or the first of each row, attend to."""
 
     def heads(y):
       return y.reshape(*y.shape[:-1], self.heads, -1)
 
+    query = self.query(rows.first(x)) if first_only else rows(self.query(x))
     y_NxQxAxE = attention(
-      heads(self.query(query_NxQxH)),
-      heads(self.key(x_NxTxH)),
-      heads(self.value(x_NxTxH)),
-      length_N,
+      heads(query),
+      heads(rows(self.key(x))),
+      heads(rows(self.value(x))),
+      rows.length_N,
     )
-    return self.attention_output(y_NxQxAxE.reshape(query_NxQxH.shape))
+    y_NxQxH = y_NxQxAxE.reshape(query.shape)
+    return self.attention_output(y_NxQxH if first_only else rows.undo(y_NxQxH))
 
   def __call__(
-    self, x_NxTxH, length_N, drop_attention, drop_output, tokens=None
+    self, x, rows: "_Rows", drop_attention, drop_output, first_only=False
   ) -> Array:
-    """Returns [N, Q, H] for the first `tokens` tokens; None: for all T.
+    """Returns hidden states of all tokens, or [N, 1, H] of the first ones.
 
     The two functions apply dropout at their place.
     """
-    query_NxQxH = x_NxTxH[:, :tokens]
-    y_NxQxH = drop_attention(self.attention(query_NxQxH, x_NxTxH, length_N))
-    x_NxQxH = self.attention_norm(query_NxQxH + y_NxQxH)
-    y_NxQxF = gelu(self.intermediate(x_NxQxH))
-    y_NxQxH = drop_output(self.output(y_NxQxF))
-    return self.output_norm(x_NxQxH + y_NxQxH)
+    y = drop_attention(self.attention(x, rows, first_only))
+    x = self.attention_norm((rows.first(x) if first_only else x) + y)
+    y = drop_output(self.output(gelu(self.intermediate(x))))
+    return self.output_norm(x + y)
+
+
+class _Rows:
+  """Hidden states [N, T, H]: segments in rows, as attention wants them."""
+
+  def __init__(self, shape_NxT: tuple[int, int], length_N: Array):
+    self.shape, self.length_N = shape_NxT, length_N
+
+  @property
+  def position(self) -> Array:
+    """Places in the row, of a shape to broadcast."""
+    return jnp.arange(self.shape[1])[None]
+
+  def tokens(self, of_NxT: Array) -> Array:
+    """Returns values of all tokens, laid out as hidden states are."""
+    return of_NxT
+
+  def __call__(self, x: Array) -> Array:
+    """From hidden states to rows [N, T, H]."""
+    return x
+
+  def undo(self, x_NxTxH: Array) -> Array:
+    """From rows to hidden states."""
+    return x_NxTxH
+
+  def first(self, x: Array) -> Array:
+    """From hidden states to the first of each row, [N, 1, H]."""
+    return x[:, :1]
+
+
+class _Packed(_Rows):
+  """Hidden states [M, H]: only tokens that have a place.
+
+  Args:
+    shape_NxT: of the rows.
+    length_N: their tokens.
+    place_M: int32, each token's place in the flattened rows, -1 = none.
+  """
+
+  def __init__(self, shape_NxT, length_N, place_M):
+    super().__init__(shape_NxT, length_N)
+    N, T = shape_NxT
+    slots = jnp.full(N * T, -1, jnp.int32)
+    numbers = jnp.arange(len(place_M), dtype=jnp.int32)
+    self._place_M = place_M
+    # A place of -1 would be the last one's.
+    where = jnp.where(place_M < 0, N * T, place_M)
+    self._slot_NT = slots.at[where].set(numbers, mode="drop")
+
+  @property
+  def position(self):
+    return jnp.maximum(self._place_M, 0) % self.shape[1]
+
+  def tokens(self, of_NxT):
+    return jnp.asarray(of_NxT).reshape(-1)[jnp.maximum(self._place_M, 0)]
+
+  def __call__(self, x):
+    rows = _move(x, self._slot_NT, self._place_M)
+    return rows.reshape(*self.shape, -1)
+
+  def undo(self, x_NxTxH):
+    flat = x_NxTxH.reshape(-1, x_NxTxH.shape[-1])
+    return _move(flat, self._place_M, self._slot_NT)
+
+  def first(self, x):
+    N, T = self.shape
+    return x[self._slot_NT.reshape(N, T)[:, :1]]
+
+
+@jax.custom_vjp
+def _move(x: Array, source: Array, back: Array) -> Array:
+  """Moves rows: y[i] = x[source[i]], 0 where source[i] is -1.
+
+  Its gradient moves them back, with `back[source[i]] = i`; that of an
+  indexing would add rows up, one after another.
+  """
+  del back
+  rows = x.at[source].get(mode="clip", wrap_negative_indices=False)
+  return jnp.where(source[:, None] >= 0, rows, 0)
+
+
+def _move_forward(x, source, back):
+  return _move(x, source, back), (source, back)
+
+
+def _move_backward(sources, gradient):
+  source, back = sources
+  return _move(gradient, back, source), None, None
+
+
+_move.defvjp(_move_forward, _move_backward)
 
 
 class Bert(nnx.Module):
@@ -389,6 +478,7 @@ class Bert(nnx.Module):
     length_N: Array,
     context_length_N: Array,
     *,
+    place_M: Array | None = None,
     dropout_key: Array | None = None,
     pooled_only: bool = False,
   ) -> tuple[Array, Array]:
@@ -401,14 +491,18 @@ class Bert(nnx.Module):
         values without meaning.
       context_length_N: int32 number of leading tokens of type 0; the rest have
         type 1.
-      dropout_key: JAX PRNG key of this call, or S of them, each for N / S rows;
-        None turns dropout off.
+      place_M: int32, where the tokens of all segments lie in the flattened
+        rows, -1 = none. All but attention is then computed for these
+        alone, and not for padding. None: for all N x T.
+      dropout_key: JAX PRNG key of this call, or S of them, each for N / S rows
+        (M / S places); None turns dropout off.
       pooled_only: have the last layer compute the token that is pooled and no
         other, which saves five sixths of its arithmetic.
 
     Returns:
-      Hidden states of the last layer, [N, T, H] or with `pooled_only` [N, 1,
-      H], and the pooled [N, H], in the compute dtype.
+      Hidden states of the last layer, [N, T, H] (0 for what is not in place_M)
+      or with `pooled_only` [N, 1, H], and the pooled [N, H], in the compute
+      dtype.
 
     Raises:
       ValueError: T exceeds the position table.
@@ -426,16 +520,23 @@ class Bert(nnx.Module):
 
     # A row must attend to something, or fused kernels return NaN for it.
     length_N = jnp.maximum(length_N, 1)
-    x_NxTxH = drop_at(0)(self.embeddings(tokens_NxT, context_length_N))
+    if place_M is None:
+      rows = _Rows(tokens_NxT.shape, length_N)
+    else:
+      rows = _Packed(tokens_NxT.shape, length_N, place_M)
+    in_context_NxT = jnp.arange(T)[None] < context_length_N[:, None]
+    x = self.embeddings(
+      rows.tokens(tokens_NxT), rows.position, rows.tokens(in_context_NxT)
+    )
+    x = drop_at(0)(x)
     for i, layer in enumerate(self.layers):
-      tokens = 1 if pooled_only and i == len(self.layers) - 1 else None
-      drops = drop_at(2 * i + 1), drop_at(2 * i + 2)
       run = functools.partial(
         layer,
-        length_N=length_N,
-        drop_attention=drops[0],
-        drop_output=drops[1],
-        tokens=tokens,
+        rows=rows,
+        drop_attention=drop_at(2 * i + 1),
+        drop_output=drop_at(2 * i + 2),
+        first_only=pooled_only and i == len(self.layers) - 1,
       )
-      x_NxTxH = (jax.checkpoint(run) if self.remat else run)(x_NxTxH)
-    return x_NxTxH, jnp.tanh(self.pooler(x_NxTxH[:, 0]))
+      x = (jax.checkpoint(run) if self.remat else run)(x)
+    hidden_NxTxH = x if pooled_only else rows(x)
+    return hidden_NxTxH, jnp.tanh(self.pooler(hidden_NxTxH[:, 0]))

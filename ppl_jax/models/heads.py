@@ -44,6 +44,7 @@ class Classifier(nnx.Module):
     length_N: Array,
     context_length_N: Array,
     *,
+    place_M: Array | None = None,
     dropout_key: Array | None = None,
   ) -> Array:
     """Scores segments; arguments as of `bert.Bert`.
@@ -55,6 +56,7 @@ class Classifier(nnx.Module):
       tokens_NxT,
       length_N,
       context_length_N,
+      place_M=place_M,
       dropout_key=dropout_key,
       pooled_only=True,
     )

@@ -38,7 +38,7 @@ class MaterializerTest(absltest.TestCase):
     split = _split()
     rows = np.array([[4, -1, 1], [7, 0, -1]])
     index = np.full((2, 1, 2), -1, np.int32)
-    batch = _materializer(split)(plan.BatchPlan(16, rows, index))
+    batch = _materializer(split)(plan.BatchPlan(16, 40, rows, index))
     for shard, row in np.ndindex(2, 3):
       u = rows[shard, row]
       tokens = batch["tokens"][shard, row]
@@ -66,10 +66,27 @@ class MaterializerTest(absltest.TestCase):
       )
       self.assertEqual(batch["dialogue"][shard, row], split.dialogue_U[u])
 
+  def test_places_are_those_of_all_tokens(self):
+    rows = np.array([[4, -1, 1], [7, 0, -1]])
+    index = np.full((2, 1, 2), -1, np.int32)
+    make = _materializer(_split())
+    batch = make(plan.BatchPlan(16, 40, rows, index))
+    self.assertEqual(batch["place"].shape, (2, 40))
+    for shard in range(2):
+      expected = [
+        row * 16 + position
+        for row, length in enumerate(batch["length"][shard])
+        for position in range(length)
+      ]
+      place = batch["place"][shard]
+      self.assertEqual(list(place[: len(expected)]), expected)
+      self.assertTrue((place[len(expected) :] == -1).all())
+    self.assertNotIn("place", make(plan.BatchPlan(16, 48, rows, index)))
+
   def test_a_process_makes_its_shards_only(self):
     rows = np.array([[4, 1], [7, 0], [2, 3], [5, 6]])
     index = np.arange(8, dtype=np.int32).reshape(4, 1, 2)
-    batch_plan = plan.BatchPlan(16, rows, index)
+    batch_plan = plan.BatchPlan(16, 40, rows, index)
     make = _materializer(_split())
     whole = make(batch_plan)
     halves = [make(batch_plan, slice(0, 2)), make(batch_plan, slice(2, 4))]

@@ -67,6 +67,10 @@ class PlanTest(absltest.TestCase):
         filled = batch.rows_SxN[batch.rows_SxN >= 0]
         seen.extend(filled)
         self.assertLessEqual(lengths[filled - 100].max(), batch.length)
+        for rows_N in batch.rows_SxN:
+          tokens = lengths[rows_N[rows_N >= 0] - 100].sum() + (rows_N < 0).sum()
+          self.assertLessEqual(tokens, batch.room)
+        self.assertLessEqual(batch.room, rows * batch.length)
         for group in _groups(batch):
           self.assertLen(set(dialogue[np.array(group) - 100]), 1)
           self.assertLen(set(group), len(group))
@@ -111,7 +115,39 @@ class PlanTest(absltest.TestCase):
     corpus = _corpus([8] * 300)
     drawn = _plan(corpus, rows=32, group_size=7)  # groups of 4
     filled = [(drawn.batch(t).rows_SxN >= 0).mean() for t in range(70)]
-    self.assertGreater(np.mean(filled), 0.97)
+    self.assertGreater(np.mean(filled), 0.95)  # tokens fill up too
+
+  def test_room_for_tokens_is_one_a_length_and_used(self):
+    corpus = _corpus([8] * 400)
+    drawn = _plan(corpus, rows=32, group_size=4)
+    lengths = corpus[2]
+    rooms, used, full = {}, [], []
+    for t in range(drawn.steps(3)):
+      batch = drawn.batch(t)
+      rooms.setdefault(batch.length, set()).add(batch.room)
+      rows = batch.rows_SxN[batch.rows_SxN >= 0]
+      used.append(lengths[rows - 100].sum() / batch.room)
+      full.append(len(rows) / 32)
+    self.assertEqual({len(r) for r in rooms.values()}, {1})
+    self.assertLess(drawn.room(32), 0.8 * 32 * 32)
+    self.assertGreater(np.mean(used), 0.9)
+    self.assertGreater(np.mean(full), 0.9)
+
+  def test_a_group_that_is_too_large_for_the_room_has_all_of_it(self):
+    utterances, dialogue, lengths = _corpus([8] * 50)
+    lengths[:] = 6
+    lengths[-1] = 32  # of a bucket, with 7 short ones
+    lengths[:8] = 32
+    drawn = _plan((utterances, dialogue, lengths), group_size=8)
+    rooms = {
+      t: drawn.batch(t).room
+      for t in range(drawn.steps(1))
+      if drawn.batch(t).length == 32
+    }
+    self.assertEqual(
+      sorted(rooms.values()), [drawn.room(32), 8 * 32], "one of each"
+    )
+    self.assertLess(drawn.room(32), 8 * 32)
 
   def test_groups_that_do_not_count_cost_no_row(self):
     corpus = _corpus([4] * 20)

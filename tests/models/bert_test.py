@@ -112,6 +112,12 @@ def _segments(T, seed=0):
   return tokens, length, context
 
 
+def _places(length, T):
+  """Places of all tokens, and a few of none."""
+  found = np.flatnonzero(np.arange(T) < length[:, None])
+  return np.append(found, [-1] * 5).astype(np.int32)
+
+
 def _run_torch(model, tokens, length, context):
   position = np.arange(tokens.shape[1])
   return model(
@@ -125,15 +131,18 @@ class BertTest(parameterized.TestCase):
   @parameterized.parameters(
     (6, "float32", 2e-6),
     (20, "float32", 2e-6),
+    (20, "float32", 2e-6, True),
     (13, "bfloat16", 0.1),  # torch's own bfloat16 differs by 0.05
+    (13, "bfloat16", 0.1, True),
   )
-  def test_is_transformers_bert(self, T, dtype, tolerance):
+  def test_is_transformers_bert(self, T, dtype, tolerance, packed=False):
     theirs = _torch_model()
     segments = _segments(T)
     with torch.no_grad():
       expected = _run_torch(theirs, *segments)
     model = _copy(theirs, dtype)
-    hidden, pooled = _call(model, *segments)
+    place = _places(segments[1], T) if packed else None
+    hidden, pooled = _call(model, *segments, place_M=place)
     self.assertEqual(hidden.dtype, dtype)
     self.assertEqual(pooled.dtype, dtype)
     valid = np.arange(T) < segments[1][:, None]
@@ -145,16 +154,21 @@ class BertTest(parameterized.TestCase):
         ours, want, rtol=0, atol=tolerance * np.abs(want).max()
       )
 
-  @parameterized.parameters(False, True)
-  def test_gradients_are_those_of_torch(self, pooled_only):
+  @parameterized.product(
+    pooled_only=(False, True), packed=(False, True), remat=(False, True)
+  )
+  def test_gradients_are_those_of_torch(self, pooled_only, packed, remat):
     theirs = _torch_model()
     segments = _segments(11)
+    place = _places(segments[1], 11) if packed else None
 
     def loss(model):
-      return (model(*segments, pooled_only=pooled_only)[1] ** 2).sum()
+      _, pooled = model(*segments, place_M=place, pooled_only=pooled_only)
+      return (pooled**2).sum()
 
     _run_torch(theirs, *segments).pooler_output.square().sum().backward()
     model = _copy(theirs, "float32")
+    model.remat = remat
     gradients = jax.jit(jax.grad(loss))(model)
     gradients = {
       ".".join(map(str, path)): np.asarray(param[...])

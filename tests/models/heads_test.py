@@ -85,8 +85,7 @@ class _Constant(nnx.Module):
   def __init__(self, encoder: bert.Bert):
     self.config, self.dropout = encoder.config, encoder.dropout
 
-  def __call__(self, tokens, *_, dropout_key, pooled_only):
-    del dropout_key, pooled_only
+  def __call__(self, tokens, *_, **__):
     return None, jnp.ones((len(tokens), self.config.hidden_size))
 
 
