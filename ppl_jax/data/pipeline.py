@@ -3,8 +3,8 @@
 Grain gives batch t for any t, so the state of the pipeline is the step alone:
 going on from step t is the same as starting there.
 
-Shapes: S shards, N rows a shard, T tokens, M of them in use, D groups a shard, K segments a
-group, C classes, U utterances of a split.
+Shapes: S shards, N rows a shard, T tokens, M places for them, D groups a shard,
+K segments a group, C classes, U utterances of a split.
 """
 
 import dataclasses
@@ -80,8 +80,8 @@ class Materializer:
       tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
       row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
       none), gold float32 [S, N, C], labelled bool [S, N], dialogue int32
-      [S, N], index int32 [S, D, K]; and where the plan has less room than N x T,
-      place int32 [S, M], where the tokens lie in N x T, -1 = none.
+      [S, N], index int32 [S, D, K]; and where the plan has room for less than
+      N x T, place int32 [S, M], where the tokens lie in N x T, -1 = none.
     """
     rows = plan.rows_SxN[shards]
     row = rows >= 0

@@ -289,7 +289,7 @@ class Embeddings(nnx.Module):
   def __call__(
     self, tokens: Array, position: Array, in_context: Array
   ) -> Array:
-    """Returns [..., H] of tokens, their places, and whether they are context."""
+    """Returns [..., H] of tokens, their places, and whether of type 0."""
     x = self.word(tokens) + self.position(position)
     of_type = (
       jnp.broadcast_to(type_n, x.shape)
