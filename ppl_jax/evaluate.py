@@ -39,14 +39,15 @@ def logits(
   """
   split = materialize.split
   plans = plan.in_order(
-    utterances_M,
+    np.arange(len(utterances_M)),
     split.lengths_U[utterances_M],
     buckets=buckets,
     rows=rows,
     shards=shards,
   )
-  out = np.full((len(split.lengths_U), split.gold_UxC.shape[1]), np.nan)
-  out = out.astype(np.float32)
+  out = np.full(
+    (len(utterances_M), split.gold_UxC.shape[1]), np.nan, np.float32
+  )
   bar = tqdm.tqdm(
     total=len(utterances_M),
     desc=description,
@@ -59,7 +60,9 @@ def logits(
     for batch_plan in [*plans, None]:
       running = None
       if batch_plan is not None:
-        local = materialize(batch_plan, sharding.local_shards(mesh, shards))
+        local = materialize(
+          batch_plan.of(utterances_M), sharding.local_shards(mesh, shards)
+        )
         batch = sharding.put_batch(mesh, local)
         running = (batch_plan, logits_step(params, batch))
       if pending is not None:  # fetched while the next batch runs
@@ -67,7 +70,7 @@ def logits(
         out[rows_SxN[rows_SxN >= 0]] = values[rows_SxN >= 0]
         bar.update(int((rows_SxN >= 0).sum()))
       pending = running
-  return out[utterances_M]
+  return out
 
 
 def classification(

@@ -1,6 +1,7 @@
 """Loads and checks everything a run needs, before any training starts."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import logging
@@ -9,12 +10,20 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
+import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
 from ppl_jax import checkpoint, sharding
 from ppl_jax.data import dialogues as dialogues_lib
-from ppl_jax.data import pipeline, sampling, segments, tokenization
+from ppl_jax.data import (
+  mapped,
+  pipeline,
+  sampling,
+  segments,
+  tokenization,
+  vote_columns,
+)
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import votes as votes_lib
 from ppl_jax.models import bert, pretrained
@@ -24,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 _CONFIG = "config.json"
 _TOKENIZER = "tokenizer.json"
 _SIMULATED = "scores.parquet"
+_DIALOGUES_AT_ONCE = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +83,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   _check_values(config)
   _check_workdir(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
-  scores = _read_scores(config, dataset, workdir)
+  scores = _score_file(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)
   segments.check(
     config.segments.window,
@@ -91,16 +101,22 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
       split, tokenizer, dataset.folder / f"tokens-{name}"
     )
     splits[name] = _materializer(
-      split, tokens, scores if name == "train" else None, student, tokenizer
+      split,
+      tokens,
+      scores if name == "train" else None,
+      student,
+      tokenizer,
+      dataset.folder,
     )
   train = splits["train"].split
   seed, fraction = config.seed, config.finetune.gold_fraction
   labelled = train.labelled_U
   if config.dataset.only_scored:
-    scored_dialogues = np.unique(train.dialogue_U[train.scored_U])
-    labelled = labelled & np.isin(train.dialogue_U, scored_dialogues)
+    is_scored = np.zeros(train.tokens.num_dialogues, bool)
+    is_scored[train.dialogue_U[train.scored_U]] = True
+    labelled = labelled & is_scored[train.dialogue_U]
   heldout_U = np.zeros(len(labelled), bool)
-  if scores is not None:
+  if scores:
     scored = np.flatnonzero(train.scored_U)
     heldout_U[scored] = sampling.hold_out(
       train.dialogue_U[scored], config.pretrain.heldout_fraction, seed
@@ -244,13 +260,12 @@ def _check_values(config: ConfigDict) -> None:
     )
 
 
-def _read_scores(
+def _score_file(
   config: ConfigDict, dataset: dialogues_lib.Dataset, workdir: pathlib.Path
-) -> list[np.ndarray | None] | None:
-  """Returns each training dialogue's scores, None where it has none."""
+) -> pathlib.Path | None:
+  """Returns the score file, which is one; None if the run needs none."""
   if config.pretrain.objective == "none" and not config.dataset.only_scored:
     return None
-  train = dataset.splits["train"]
   path = config.scores
   if not path and (workdir / _SIMULATED).exists() and jax.process_index():
     path = workdir / _SIMULATED  # of the first process
@@ -265,27 +280,41 @@ def _read_scores(
         " or set --config.pretrain.objective=none to train on gold alone."
       )
     path = _simulate(config, dataset, reader, workdir)
-  scored = scores_lib.read_scores(path)
-  return scores_lib.match(scored, train, dataset.classes)
+  return scores_lib.ScoreFile(path).path
 
 
 def _simulate(config, dataset, reader, workdir) -> pathlib.Path:
   """Writes a generated dataset's simulated votes and their score file."""
   workdir.mkdir(parents=True, exist_ok=True)
   votes, scores = workdir / "votes.jsonl", workdir / _SIMULATED
-  train = dataset.splits["train"]
-  with votes.open("w") as f:
-    for vote in reader.votes(train, dataset.classes, seed=config.seed):
-      f.write(json.dumps(vote) + "\n")
-  counted = votes_lib.votes_to_scores(
-    votes,
-    train,
-    dataset.classes,
-    config.votes.none_label,
-    dataset=dataset.name,
-    split="train",
-  )
-  scores_lib.write_scores(scores, counted)
+  train, metadata = dataset.splits["train"], None
+  digest = hashlib.sha256()
+  with (
+    votes.open("wb") as f,
+    scores_lib.Writer(scores, dataset.classes) as writer,
+  ):
+    for start in tqdm.trange(
+      0, len(train), _DIALOGUES_AT_ONCE, desc="simulating votes", delay=3
+    ):
+      dialogues = train[start : start + _DIALOGUES_AT_ONCE]
+      builder = vote_columns.Builder(
+        dialogues, dataset.classes, config.votes.none_label
+      )
+      builder.source(votes)
+      simulated = reader.votes(dialogues, dataset.classes, seed=config.seed)
+      for number, vote in enumerate(simulated, start=1):
+        line = json.dumps(vote).encode() + b"\n"
+        f.write(line)
+        digest.update(line)
+        votes_lib.add_vote(builder, number, vote, config.votes.none_label)
+      counted = votes_lib.to_scores(
+        builder.build(), dataset=dataset.name, split="train"
+      )
+      writer.add(counted.rows)
+      metadata = votes_lib.add_up(metadata, counted.metadata)
+    source = {"file": votes.name, "sha256": digest.hexdigest()}
+    metadata["votes"]["sources"] = [source]
+    writer.finish(metadata)
   return scores
 
 
@@ -352,33 +381,37 @@ def _check_init_from(student: Student, source: pathlib.Path) -> None:
 def _materializer(
   split: Sequence[dialogues_lib.Dialogue],
   tokens: segments.UtteranceTokens,
-  scores: list[np.ndarray | None] | None,
+  scores: pathlib.Path | None,
   student: Student,
   tokenizer: tokenization.StudentTokenizer,
+  folder: pathlib.Path,
 ) -> pipeline.Materializer:
+  """Lays a split out; what has a row an utterance lies in files in a folder."""
   C = len(student.classes)
-  U = tokens.num_utterances
   first = np.asarray(tokens.first)
+  if scores is None:
+    scores_UxC = np.broadcast_to(np.float32(np.nan), (first[-1], C))
+  else:
+    scores_UxC = scores_lib.lay_out(
+      scores, split, first, student.classes, folder
+    )
+  labelled_U = np.zeros(first[-1], bool)
+  with mapped.Rows(folder, np.uint8, (C,)) as gold:
+    for d, dialogue in enumerate(split):
+      gold.append(dialogue.gold)
+      labelled_U[first[d] : first[d + 1]] = dialogue.labelled
+    gold_UxC = gold.map()
+  settings = tokens, student.window, student.max_length
   arrays = pipeline.SplitArrays(
     tokens=tokens,
-    dialogue_U=np.repeat(np.arange(len(split)), np.diff(first)),
-    lengths_U=segments.segment_lengths(
-      tokens, student.window, student.max_length
-    ),
-    context_lengths_U=segments.context_lengths(
-      tokens, student.window, student.max_length
-    ),
-    scores_UxC=np.full((U, C), np.nan, np.float32),
-    gold_UxC=np.zeros((U, C), np.uint8),
-    labelled_U=np.zeros(U, bool),
+    dialogue_U=np.repeat(np.arange(len(split), dtype=np.int32), np.diff(first)),
+    lengths_U=segments.segment_lengths(*settings),
+    context_lengths_U=segments.context_lengths(*settings),
+    scores_UxC=scores_UxC,
+    gold_UxC=gold_UxC,
+    labelled_U=labelled_U,
   )
-  for d, dialogue in enumerate(split):
-    here = slice(first[d], first[d + 1])
-    arrays.gold_UxC[here] = dialogue.gold
-    arrays.labelled_U[here] = dialogue.labelled
-    if scores is not None and scores[d] is not None:
-      arrays.scores_UxC[here] = scores[d]
-  return pipeline.Materializer(
+  materializer = pipeline.Materializer(
     arrays,
     window=student.window,
     max_length=student.max_length,
@@ -386,6 +419,8 @@ def _materializer(
     sep_id=tokenizer.sep_id,
     pad_id=tokenizer.pad_id,
   )
+  materializer.release()  # of the lengths above
+  return materializer
 
 
 def _log_summary(inputs: Inputs) -> None:

@@ -266,7 +266,7 @@ def _scores(workdir: pathlib.Path, config) -> str:
     return "## Votes\n\nNone: trained on gold labels alone." if config else ""
   path = pathlib.Path(config["scores"] or workdir / "scores.parquet")
   try:
-    metadata = scores_lib.read_scores(path.expanduser()).metadata
+    metadata = scores_lib.ScoreFile(path.expanduser()).metadata
   except (ValueError, OSError):
     return f"## Votes\n\nOf a score file that is gone, `{path.name}`."
   rows = [

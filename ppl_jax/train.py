@@ -17,7 +17,7 @@ from ppl_jax import (
   plots,
   train_step,
 )
-from ppl_jax.data import pipeline, plan
+from ppl_jax.data import mapped, pipeline, plan
 from ppl_jax.inputs import Inputs
 
 
@@ -78,6 +78,7 @@ def vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
 
     def keep_groups(members, starts):
       scores = split.scores_UxC[utterances[members]]
+      mapped.release(split.scores_UxC)  # an epoch looks at all of them
       return plan.has_pair(
         scores,
         starts,

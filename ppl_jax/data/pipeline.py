@@ -8,24 +8,29 @@ K segments a group, C classes, U utterances of a split.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 
+from ppl_jax.data import mapped, segments
 from ppl_jax.data import plan as plan_lib
-from ppl_jax.data import segments
 
 _PREFETCH = 4  # batches; more only help where a step is faster than a batch
+_STRETCH = 65_536  # utterances looked at at once
+_RELEASE_EVERY = 16  # batches, from memory that is mapped
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitArrays:
   """One split as the pipeline reads it: tokens, and what is known of them.
 
+  What has a row of C an utterance may be mapped from a file.
+
   Attributes:
     tokens: the utterances' token ids.
-    dialogue_U: int64, each utterance's dialogue.
+    dialogue_U: int32, each utterance's dialogue.
     lengths_U: int32, each segment's token length.
     context_lengths_U: int32, each segment's tokens of type 0.
     scores_UxC: float32, the teacher's scores, NaN = none.
@@ -41,10 +46,15 @@ class SplitArrays:
   gold_UxC: np.ndarray
   labelled_U: np.ndarray
 
-  @property
+  @functools.cached_property
   def scored_U(self) -> np.ndarray:
     """bool: the utterances with a score."""
-    return ~np.isnan(self.scores_UxC).any(axis=1)
+    scored_U = np.zeros(len(self.scores_UxC), bool)
+    for start in range(0, len(scored_U), _STRETCH):
+      some = slice(start, start + _STRETCH)
+      scored_U[some] = ~np.isnan(self.scores_UxC[some]).any(axis=1)
+      mapped.release(self.scores_UxC)
+    return scored_U
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +132,17 @@ class Materializer:
       "index": plan.index_SxDxK[shards],
     }
 
+  def release(self) -> None:
+    """Gives back the memory of what was read of mapped arrays."""
+    split = self.split
+    for array in (
+      split.tokens.ids,
+      split.tokens.offsets,
+      split.scores_UxC,
+      split.gold_UxC,
+    ):
+      mapped.release(array)
+
 
 class _Source:
   """Random access to the batches of a plan, for Grain."""
@@ -134,6 +155,8 @@ class _Source:
     return self._steps
 
   def __getitem__(self, t):
+    if t % _RELEASE_EVERY == 0:
+      self._materialize.release()
     return self._materialize(self._plan.batch(t), self._shards)
 
 

@@ -11,7 +11,7 @@ group, U utterances of a split, C classes.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,6 +21,8 @@ _OPEN_BINS = 16
 # A shard's room for tokens: over the mean of its rows, so that rows fill too;
 # in steps, for hardware; and where it saves less than so much, all of N x T.
 _SLACK, _ROOM_STEP, _LEAST_SAVED = 1.03, 32, 0.1
+# Utterances that an epoch is drawn of at a time, and groups that are packed.
+_STRETCH, _GROUPS_AT_ONCE = 65_536, 4_096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,11 @@ class BatchPlan:
   room: int
   rows_SxN: np.ndarray
   index_SxDxK: np.ndarray
+
+  def of(self, utterances_M: np.ndarray) -> "BatchPlan":
+    """Returns the plan whose rows are places in `utterances_M`, looked up."""
+    rows = np.where(self.rows_SxN < 0, -1, utterances_M[self.rows_SxN])
+    return dataclasses.replace(self, rows_SxN=rows)
 
 
 def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
@@ -93,7 +100,8 @@ class Plan:
 
   Args:
     utterances_M: the utterances to draw from.
-    dialogue_M: their dialogues; groups never cross one, unless `cross`.
+    dialogue_M: their dialogues, not decreasing; groups never cross one, unless
+      `cross`.
     lengths_M: their segments' token lengths.
     buckets: token lengths a batch may have, ascending.
     rows: rows a shard.
@@ -125,10 +133,10 @@ class Plan:
         f" the rows of a shard, {rows}, got {group_size}. Lower"
         " config.pairs.group_size or raise config.batch.segments."
       )
-    self._utterances = np.asarray(utterances_M)
+    self._utterances = np.asarray(utterances_M, np.int32)
     self._dialogue = np.asarray(dialogue_M)
-    self._lengths = np.asarray(lengths_M)
-    self._bucket = bucket_of(self._lengths, buckets)
+    self._lengths = np.asarray(lengths_M, np.int32)
+    self._bucket = bucket_of(self._lengths, buckets).astype(np.int8)
     self._buckets = tuple(buckets)
     self._rows, self._shards = rows, shards
     self._group_size = group_size
@@ -191,10 +199,7 @@ class Plan:
   def _draw(self, epoch: int) -> "_Epoch":
     rng = np.random.default_rng([*self._seed, epoch])
     segments, starts = self._groups(rng)
-    if self._keep_groups is not None and len(starts):
-      keep = self._keep_groups(segments, starts)
-    else:
-      keep = np.ones(len(starts), bool)
+    keep = self._kept(segments, starts)
     if not keep.any():
       raise ValueError(
         "Training needs at least one usable batch, got none: no group of"
@@ -255,14 +260,42 @@ class Plan:
     )
     return [bins[b] for b in rng.permutation(len(bins))]
 
+  def _kept(self, segments, starts) -> np.ndarray:
+    """Says which groups are worth encoding, looking at some at a time."""
+    keep = np.ones(len(starts), bool)
+    if self._keep_groups is None:
+      return keep
+    for first in range(0, len(starts), _GROUPS_AT_ONCE):
+      stop = min(first + _GROUPS_AT_ONCE, len(starts))
+      end = starts[stop] if stop < len(starts) else len(segments)
+      keep[first:stop] = self._keep_groups(
+        segments[starts[first] : end], starts[first:stop] - starts[first]
+      )
+    return keep
+
   def _groups(self, rng) -> tuple[np.ndarray, np.ndarray]:
     """Draws groups: positions sorted by group, and each group's start."""
     count = len(self._utterances)
-    if not count:
-      return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    key = rng.random(count)
-    dialogue = np.zeros(count, np.int64) if self._cross else self._dialogue
-    order = np.lexsort((key, dialogue))
+    orders, starts = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    start = 0
+    while start < count:
+      stop = count
+      if not self._cross and start + _STRETCH < count:  # to a dialogue's end
+        last = self._dialogue[start + _STRETCH - 1]
+        stop = int(np.searchsorted(self._dialogue, last, side="right"))
+      order, first = self._groups_between(rng, start, stop)
+      orders.append(order)
+      starts.append(first)
+      start = stop
+    return np.concatenate(orders), np.concatenate(starts)
+
+  def _groups_between(self, rng, start, stop) -> tuple[np.ndarray, np.ndarray]:
+    """Draws groups of the whole dialogues from one position to another."""
+    count = stop - start
+    dialogue = np.zeros(count, np.int32)
+    if not self._cross:
+      dialogue = self._dialogue[start:stop]
+    order = np.lexsort((rng.random(count), dialogue))
     first = np.flatnonzero(np.diff(dialogue[order], prepend=-1))
     size = np.diff(np.append(first, count))
     position = np.arange(count) - np.repeat(first, size)
@@ -270,7 +303,10 @@ class Plan:
     group = position * groups // np.repeat(size, size)
     new = np.diff(group, prepend=-1) != 0
     new[first] = True
-    return order, np.flatnonzero(new)
+    return (
+      (order + start).astype(np.int32),
+      (np.flatnonzero(new) + start).astype(np.int32),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,9 +351,7 @@ def _first_fit(
     The groups of each bin.
   """
   closed, opened = [], []
-  for group, size, more in zip(
-    groups.tolist(), sizes.tolist(), tokens.tolist(), strict=True
-  ):
+  for group, size, more in _each(groups, sizes, tokens):
     for entry in opened:
       if entry[0] >= size and entry[1] >= more:
         break
@@ -337,6 +371,13 @@ def _first_fit(
       opened.remove(entry)
       closed.append(np.array(entry[2], np.int32))
   return closed + [np.array(entry[2], np.int32) for entry in opened]
+
+
+def _each(*arrays: np.ndarray) -> Iterator[tuple[int, ...]]:
+  """Yields what arrays hold at each place, as Python's own numbers."""
+  for start in range(0, len(arrays[0]), _GROUPS_AT_ONCE):
+    some = [array[start : start + _GROUPS_AT_ONCE].tolist() for array in arrays]
+    yield from zip(*some, strict=True)
 
 
 @dataclasses.dataclass(frozen=True)

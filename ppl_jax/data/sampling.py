@@ -37,20 +37,15 @@ def draw_gold(
     return np.zeros(len(labelled_U), bool)
   utterances = np.flatnonzero(labelled_U)
   dialogue = dialogue_U[utterances]
-  if len(np.unique(dialogue)) < _FEW_DIALOGUES:
+  new = np.diff(dialogue, prepend=-1) != 0
+  if new.sum() < _FEW_DIALOGUES:
     first = np.flatnonzero(np.diff(dialogue_U, prepend=-1))
     position = np.arange(len(dialogue_U)) - np.repeat(
       first, np.diff(np.append(first, len(dialogue_U)))
     )
-    stretch = position[utterances] // _STRETCH
-  else:
-    stretch = np.zeros(len(utterances), np.int64)
-  _, unit, size = np.unique(
-    np.stack([dialogue, stretch]),
-    axis=1,
-    return_inverse=True,
-    return_counts=True,
-  )
+    new |= np.diff(position[utterances] // _STRETCH, prepend=-1) != 0
+  unit = np.cumsum(new, dtype=np.int32) - 1
+  size = np.bincount(unit)
   order = np.random.default_rng([seed, 1]).permutation(len(size))
   drawn = np.append(0, np.cumsum(size[order]))
   count = int(np.argmin(np.abs(drawn - fraction * len(utterances))))
@@ -62,7 +57,9 @@ def draw_gold(
       " train on votes alone."
     )
   out = np.zeros(len(labelled_U), bool)
-  out[utterances[np.isin(unit, order[:count])]] = True
+  is_drawn = np.zeros(len(size), bool)
+  is_drawn[order[:count]] = True
+  out[utterances[is_drawn[unit]]] = True
   return out
 
 
@@ -70,7 +67,7 @@ def hold_out(dialogue_M: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   """Draws dialogues to hold out.
 
   Args:
-    dialogue_M: int, a dialogue for each utterance.
+    dialogue_M: int, a dialogue for each utterance, not decreasing.
     fraction: share of the dialogues, at least one is drawn.
     seed: of the draw.
 
@@ -80,7 +77,7 @@ def hold_out(dialogue_M: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   Raises:
     ValueError: fewer than two dialogues, or a fraction outside (0, 1).
   """
-  dialogues = np.unique(dialogue_M)
+  dialogues = dialogue_M[np.flatnonzero(np.diff(dialogue_M, prepend=-1))]
   if len(dialogues) < 2 or not 0 < fraction < 1:
     raise ValueError(
       "Holding out votes needs at least two scored dialogues and"
@@ -89,4 +86,6 @@ def hold_out(dialogue_M: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     )
   count = min(max(1, round(fraction * len(dialogues))), len(dialogues) - 1)
   drawn = np.random.default_rng([seed, 2]).permutation(dialogues)[:count]
-  return np.isin(dialogue_M, drawn)
+  is_drawn = np.zeros(dialogues[-1] + 1, bool)
+  is_drawn[drawn] = True
+  return is_drawn[dialogue_M]

@@ -11,11 +11,12 @@ Shape letters: L utterances of one dialogue, U of several, C classes.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ppl_jax.data import dialogues as dialogues_lib
+from ppl_jax.data import mapped
 
 _COUNTS = pa.list_(pa.list_(pa.uint32()))
 _SHARES = pa.list_(pa.list_(pa.float32()))
@@ -33,6 +35,7 @@ _REQUIRED = {
   "text_sha256": pa.string(),
 }
 _METADATA_KEY = b"ppl_jax"
+_ROWS_AT_ONCE, _UTTERANCES_AT_ONCE = 1_000, 65_536
 _METADATA = (
   "dataset",
   "split",
@@ -87,6 +90,94 @@ class Scores:
   rows: Mapping[str, ScoredDialogue]
 
 
+class Writer:
+  """Writes a score file, whole or not at all, some dialogues at a time.
+
+  A context: the file is there once it is left after `finish`.
+
+  Args:
+    path: of the file; its folder is made where it does not exist.
+    classes: the C classes, in order.
+    weighted: whether rows may have weighted scores.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    classes: Sequence[str],
+    *,
+    weighted: bool = False,
+  ):
+    self._path = pathlib.Path(path)
+    self._classes = list(classes)
+    self._fields = dict(_REQUIRED) | ({"score": _SHARES} if weighted else {})
+    self._metadata = None
+
+  def __enter__(self) -> "Writer":
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self._work = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
+    # Without Arrow's own schema, which the metadata would not be part of: it is
+    # known last.
+    self._file = pq.ParquetWriter(
+      self._work, pa.schema(self._fields.items()), store_schema=False
+    )
+    return self
+
+  def __exit__(self, kind, *_):
+    try:
+      if self._metadata is not None:
+        self._file.add_key_value_metadata({_METADATA_KEY: self._metadata})
+      self._file.close()
+      if kind is None and self._metadata is not None:
+        os.replace(self._work, self._path)
+    finally:
+      self._work.unlink(missing_ok=True)
+
+  def add(self, rows: Mapping[str, ScoredDialogue]) -> None:
+    """Writes dialogues.
+
+    Raises:
+      ValueError: a row is not a possible one.
+    """
+    columns = {name: [] for name in self._fields}
+    for dialogue_id, row in rows.items():
+      _check_row(f"dialogue {dialogue_id!r}", row, len(self._classes))
+      values = {
+        "dialogue_id": dialogue_id,
+        "votes": row.votes,
+        "valid": row.valid,
+        "text_sha256": row.text_sha256,
+        "score": row.weighted,
+      }
+      for name, column in columns.items():
+        column.append(values[name])
+    arrays = [
+      pa.array(columns[name], kind)
+      if pa.types.is_string(kind)
+      else _lists(columns[name], kind)
+      for name, kind in self._fields.items()
+    ]
+    self._file.write_table(
+      pa.table(arrays, schema=pa.schema(self._fields.items()))
+    )
+
+  def finish(self, metadata: Mapping[str, Any]) -> None:
+    """Says how the scores came about; "classes" is set to the file's.
+
+    Raises:
+      ValueError: metadata lacks a key.
+    """
+    metadata = {**metadata, "classes": self._classes}
+    missing = [key for key in _METADATA if key not in metadata]
+    if missing:
+      raise ValueError(
+        f"a score file's metadata must have {', '.join(_METADATA)}; got none"
+        f" for {', '.join(missing)}: give them, empty where there is nothing to"
+        " say"
+      )
+    self._metadata = json.dumps(metadata).encode()
+
+
 def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
   """Writes a score file, whole or not at all.
 
@@ -97,47 +188,93 @@ def write_scores(path: str | os.PathLike[str], scores: Scores) -> None:
   Raises:
     ValueError: metadata lacks a key, or a row is not a possible one.
   """
-  path = pathlib.Path(path)
-  metadata = {**scores.metadata, "classes": list(scores.classes)}
-  missing = [key for key in _METADATA if key not in metadata]
-  if missing:
-    raise ValueError(
-      f"a score file's metadata must have {', '.join(_METADATA)}; got none for"
-      f" {', '.join(missing)}: give them, empty where there is nothing to say"
+  weighted = any(row.weighted is not None for row in scores.rows.values())
+  with Writer(path, scores.classes, weighted=weighted) as writer:
+    writer.finish(scores.metadata)
+    rows = iter(scores.rows.items())
+    while some := dict(itertools.islice(rows, _ROWS_AT_ONCE)):
+      writer.add(some)
+
+
+class ScoreFile:
+  """A score file, opened; its rows are read some at a time.
+
+  Args:
+    path: of the file.
+
+  Attributes:
+    path: of the file.
+    classes: the C classes, in order.
+    metadata: how the scores came about; the keys are in the module's text.
+
+  Raises:
+    ValueError: there is no such file, or it is no score file.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    self.path = pathlib.Path(path)
+    if not self.path.is_file():
+      raise ValueError(
+        f"config.scores must name a score file, got {str(path)!r}, which is no"
+        " file: make one with python -m labeling.scores"
+      )
+    try:
+      self._file = pq.ParquetFile(self.path)
+    except pa.ArrowInvalid as e:
+      raise self._not_parquet(e) from e
+    self.metadata = _metadata(
+      self.path, self._file.schema_arrow, self._file.metadata.metadata
     )
-  columns = {name: [] for name in (*_REQUIRED, "score")}
-  for dialogue_id, row in scores.rows.items():
-    _check_row(f"dialogue {dialogue_id!r}", row, len(scores.classes))
-    columns["dialogue_id"].append(dialogue_id)
-    columns["votes"].append(row.votes)
-    columns["valid"].append(row.valid)
-    columns["text_sha256"].append(row.text_sha256)
-    columns["score"].append(row.weighted)
-  fields = dict(_REQUIRED)
-  if any(score is not None for score in columns["score"]):
-    fields["score"] = _SHARES
-  schema = pa.schema(
-    [pa.field(name, kind) for name, kind in fields.items()],
-    metadata={_METADATA_KEY: json.dumps(metadata).encode()},
-  )
-  arrays = [
-    pa.array(columns[name], kind)
-    if pa.types.is_string(kind)
-    else _lists(columns[name], kind)
-    for name, kind in fields.items()
-  ]
-  table = pa.table(arrays, schema=schema)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-  try:
-    pq.write_table(table, work)
-    os.replace(work, path)
-  finally:
-    work.unlink(missing_ok=True)
+    self.classes = tuple(self.metadata["classes"])
+
+  def rows(self) -> Iterator[tuple[str, ScoredDialogue]]:
+    """Yields each row: its dialogue_id and votes.
+
+    Raises:
+      ValueError: a row is not a possible one; names the file and the dialogue.
+    """
+    names = [*_REQUIRED]
+    if "score" in self._file.schema_arrow.names:
+      names.append("score")
+    try:
+      for batch in self._file.iter_batches(_ROWS_AT_ONCE, columns=names):
+        yield from self._batch(batch)
+    except pa.ArrowInvalid as e:
+      raise self._not_parquet(e) from e
+
+  def _batch(self, batch: pa.RecordBatch):
+    for name in _REQUIRED:
+      if batch[name].null_count:
+        raise ValueError(
+          f"{self.path}: column {name} must have a value in every row, got"
+          f" {batch[name].null_count} nulls: make the score file anew"
+        )
+    C = len(self.classes)
+    ids = batch["dialogue_id"].to_pylist()
+    columns = {
+      name: _matrices(self.path, name, batch[name], ids, C)
+      for name in batch.schema.names
+      if name not in ("dialogue_id", "text_sha256")
+    }
+    for i, text_sha256 in enumerate(batch["text_sha256"].to_pylist()):
+      row = ScoredDialogue(
+        votes=columns["votes"][i],
+        valid=columns["valid"][i],
+        text_sha256=text_sha256,
+        weighted=columns["score"][i] if "score" in columns else None,
+      )
+      _check_row(f"{self.path}, dialogue {ids[i]!r}", row, C)
+      yield ids[i], row
+
+  def _not_parquet(self, error: Exception) -> ValueError:
+    return ValueError(
+      f"{self.path}: a score file must be Parquet, got {str(error)!r}: make one"
+      " with python -m labeling.scores"
+    )
 
 
 def read_scores(path: str | os.PathLike[str]) -> Scores:
-  """Reads a score file.
+  """Reads a score file into memory.
 
   Args:
     path: of the file.
@@ -149,49 +286,13 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
     ValueError: there is no such file, it is no score file, or a row is not a
       possible one; names the file and the dialogue.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise ValueError(
-      f"config.scores must name a score file, got {str(path)!r}, which is no"
-      " file: make one with python -m labeling.scores"
-    )
-  try:
-    table = pq.read_table(path)
-  except pa.ArrowInvalid as e:
-    raise ValueError(
-      f"{path}: a score file must be Parquet, got {str(e)!r}: make one with"
-      " python -m labeling.scores"
-    ) from e
-  metadata = _metadata(path, table.schema)
-  classes = tuple(metadata["classes"])
-  for name in _REQUIRED:
-    if table[name].null_count:
-      raise ValueError(
-        f"{path}: column {name} must have a value in every row, got"
-        f" {table[name].null_count} nulls: make the score file anew"
-      )
-  ids = table["dialogue_id"].to_pylist()
-  columns = {
-    name: _matrices(path, name, table[name], ids, len(classes))
-    for name in ("votes", "valid", "score")
-    if name in table.column_names
-  }
+  file = ScoreFile(path)
   rows = {}
-  for i, text_sha256 in enumerate(table["text_sha256"].to_pylist()):
-    where = f"{path}, dialogue {ids[i]!r}"
-    if ids[i] in rows:
-      raise ValueError(
-        f"{where}: a score file must have one row a dialogue, got another at"
-        f" row {i} (from 0): make the score file anew"
-      )
-    rows[ids[i]] = ScoredDialogue(
-      votes=columns["votes"][i],
-      valid=columns["valid"][i],
-      text_sha256=text_sha256,
-      weighted=columns["score"][i] if "score" in columns else None,
-    )
-    _check_row(where, rows[ids[i]], len(classes))
-  return Scores(classes, metadata, rows)
+  for dialogue_id, row in file.rows():
+    if dialogue_id in rows:
+      raise _twice(file.path, dialogue_id)
+    rows[dialogue_id] = row
+  return Scores(file.classes, file.metadata, rows)
 
 
 def match(
@@ -215,45 +316,120 @@ def match(
       were scored, or a scored dialogue is not among `dialogues`; names the
       dialogue and both sides.
   """
-  if tuple(classes) != scores.classes:
+  _check_classes(scores.classes, classes)
+  matched = [None] * len(dialogues)
+  for d, score in _matched("the score file", scores.rows.items(), dialogues):
+    matched[d] = score
+  return matched
+
+
+def lay_out(
+  path: str | os.PathLike[str],
+  dialogues: Sequence[dialogues_lib.Dialogue],
+  first: np.ndarray,
+  classes: Sequence[str],
+  folder: str | os.PathLike[str],
+) -> np.ndarray:
+  """Reads a score file for a split, in memory that does not grow with it.
+
+  Args:
+    path: of the file.
+    dialogues: the split.
+    first: [D + 1] int, the first utterance of each dialogue, and U.
+    classes: the dataset's, in order.
+    folder: where there is room for U x C values while they are in use.
+
+  Returns:
+    float32 [U, C] with NaN for none, mapped from a file.
+
+  Raises:
+    ValueError: as of `read_scores` and `match`.
+  """
+  file = ScoreFile(path)
+  _check_classes(file.classes, classes)
+  U, C = int(first[-1]), len(classes)
+  with mapped.Rows(folder, np.float32, (C,)) as out:
+    for start in range(0, U, _UTTERANCES_AT_ONCE):
+      count = min(_UTTERANCES_AT_ONCE, U - start)
+      out.append(np.full((count, C), np.nan, np.float32))
+    for d, score in _matched(file.path, file.rows(), dialogues):
+      out.put(int(first[d]), score)
+    return out.map()
+
+
+def _check_classes(theirs: Sequence[str], classes: Sequence[str]) -> None:
+  if tuple(classes) != tuple(theirs):
     raise ValueError(
       "the classes of the score file must be the dataset's, in its order; got"
-      f" {list(scores.classes)} in the score file and {list(classes)} in the"
+      f" {list(theirs)} in the score file and {list(classes)} in the"
       " dataset: use the score file of this dataset, or make it anew"
     )
-  matched = []
-  found = set()
-  for dialogue in dialogues:
-    row = scores.rows.get(dialogue.dialogue_id)
-    if row is None:
-      matched.append(None)
-      continue
-    found.add(dialogue.dialogue_id)
-    where = f"dialogue {dialogue.dialogue_id!r}"
-    if len(row.votes) != len(dialogue.texts):
-      raise ValueError(
-        f"scores and dialogue must have as many utterances; got"
-        f" {len(row.votes)} in the score file and {len(dialogue.texts)} in the"
-        f" dataset for {where}: make the score file anew from this dataset"
-      )
-    digest = dialogue.text_sha256()
-    if row.text_sha256 != digest:
-      raise ValueError(
-        "scores must have been made for the dialogue's present speakers and"
-        f" texts; got text_sha256 {row.text_sha256} in the score file and"
-        f" {digest} in the dataset for {where}: make the score file anew from"
-        " this dataset"
-      )
-    matched.append(row.score)
-  foreign = [name for name in scores.rows if name not in found]
-  if foreign:
+
+
+def _matched(
+  path: str | os.PathLike[str],
+  rows: Iterable[tuple[str, ScoredDialogue]],
+  dialogues: Sequence[dialogues_lib.Dialogue],
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields the number and the scores of each dialogue that has a row."""
+  ahead = iter(enumerate(dialogues))
+  passed = {}  # ids of dialogues that were passed over; few, if rows are sorted
+  is_matched_D = np.zeros(len(dialogues), np.bool_)
+  foreign = []
+  for dialogue_id, row in rows:
+    d = passed.pop(dialogue_id, None)
+    if d is not None:
+      dialogue = dialogues[d]
+    else:
+      for d, dialogue in ahead:
+        if dialogue.dialogue_id == dialogue_id:
+          break
+        passed[dialogue.dialogue_id] = d
+      else:
+        foreign.append(dialogue_id)
+        continue
+    is_matched_D[d] = True
+    _check_text(row, dialogue)
+    yield d, row.score
+  if not foreign:
+    return
+  if any(
+    dialogues[int(d)].dialogue_id == foreign[0]
+    for d in np.flatnonzero(is_matched_D)
+  ):
+    raise _twice(path, foreign[0])
+  raise ValueError(
+    "every scored dialogue must be in the dataset's split; got"
+    f" {foreign[0]!r} (and {len(foreign) - 1} more) in the score file only:"
+    " use the score file of this dataset and split, and mind that"
+    " config.dataset.drop_leaks takes dialogues out"
+  )
+
+
+def _twice(path, dialogue_id: str) -> ValueError:
+  return ValueError(
+    f"{path}, dialogue {dialogue_id!r}: a score file must have one row a"
+    " dialogue, got several: make the score file anew"
+  )
+
+
+def _check_text(row: ScoredDialogue, dialogue: dialogues_lib.Dialogue) -> None:
+  """Refuses scores of another text."""
+  where = f"dialogue {dialogue.dialogue_id!r}"
+  if len(row.votes) != len(dialogue.texts):
     raise ValueError(
-      "every scored dialogue must be in the dataset's split; got"
-      f" {foreign[0]!r} (and {len(foreign) - 1} more) in the score file only:"
-      " use the score file of this dataset and split, and mind that"
-      " config.dataset.drop_leaks takes dialogues out"
+      f"scores and dialogue must have as many utterances; got"
+      f" {len(row.votes)} in the score file and {len(dialogue.texts)} in the"
+      f" dataset for {where}: make the score file anew from this dataset"
     )
-  return matched
+  digest = dialogue.text_sha256()
+  if row.text_sha256 != digest:
+    raise ValueError(
+      "scores must have been made for the dialogue's present speakers and"
+      f" texts; got text_sha256 {row.text_sha256} in the score file and"
+      f" {digest} in the dataset for {where}: make the score file anew from"
+      " this dataset"
+    )
 
 
 def _check_row(where: str, row: ScoredDialogue, num_classes: int) -> None:
@@ -286,7 +462,9 @@ def _check_row(where: str, row: ScoredDialogue, num_classes: int) -> None:
     )
 
 
-def _metadata(path: pathlib.Path, schema: pa.Schema) -> dict[str, Any]:
+def _metadata(
+  path: pathlib.Path, schema: pa.Schema, found: Mapping[bytes, bytes] | None
+) -> dict[str, Any]:
   wrong = [
     name
     for name, kind in _REQUIRED.items()
@@ -303,7 +481,7 @@ def _metadata(path: pathlib.Path, schema: pa.Schema) -> dict[str, Any]:
       " missing: make the score file anew"
     )
   try:
-    metadata = json.loads((schema.metadata or {})[_METADATA_KEY])
+    metadata = json.loads((found or {})[_METADATA_KEY])
     return {key: metadata[key] for key in _METADATA} | metadata
   except (KeyError, TypeError, json.JSONDecodeError) as e:
     raise ValueError(
@@ -333,12 +511,11 @@ def _offsets(lengths: Sequence[int]) -> pa.Array:
 def _matrices(
   path: pathlib.Path,
   name: str,
-  column: pa.ChunkedArray,
+  lists: pa.ListArray,
   ids: Sequence[str],
   num_classes: int,
 ) -> list[np.ndarray | None]:
   """The inverse of `_lists`; None only for a null in column `score`."""
-  lists = column.combine_chunks()
   inner = lists.flatten()
   lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
   ends = np.cumsum(lengths)

@@ -18,13 +18,14 @@ Shape letters: U utterances of a split, D dialogues, N segments, T tokens.
 import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 SPECIAL_TOKENS = 3  # [CLS], [SEP] after the context, [SEP] at the end
 MIN_LENGTH = SPECIAL_TOKENS + 1
+_STRETCH = 65_536  # utterances
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,8 +81,8 @@ class UtteranceTokens:
 
   @functools.cached_property
   def dialogue_start(self) -> np.ndarray:
-    """[U] int64: the first utterance of each utterance's dialogue."""
-    return np.repeat(self.first[:-1], np.diff(self.first))
+    """[U] int32: the first utterance of each utterance's dialogue."""
+    return np.repeat(self.first[:-1].astype(np.int32), np.diff(self.first))
 
 
 class DialogueWindow:
@@ -186,10 +187,11 @@ def segment_lengths(
 ) -> np.ndarray:
   """[U] int32: number of tokens of every segment, special tokens included."""
   check(window, max_length)
-  start_U, _, end_U = _slices(
-    tokens, np.arange(tokens.num_utterances), window, max_length
-  )
-  return (end_U - start_U + SPECIAL_TOKENS).astype(np.int32)
+  lengths_U = np.empty(tokens.num_utterances, np.int32)
+  for some in _stretches(tokens):
+    start, _, end = _slices(tokens, some, window, max_length)
+    lengths_U[some] = end - start + SPECIAL_TOKENS
+  return lengths_U
 
 
 def context_lengths(
@@ -197,10 +199,11 @@ def context_lengths(
 ) -> np.ndarray:
   """[U] int32: number of leading tokens of every segment with token type 0."""
   check(window, max_length)
-  start_U, middle_U, _ = _slices(
-    tokens, np.arange(tokens.num_utterances), window, max_length
-  )
-  return (middle_U - start_U + 2).astype(np.int32)
+  lengths_U = np.empty(tokens.num_utterances, np.int32)
+  for some in _stretches(tokens):
+    start, middle, _ = _slices(tokens, some, window, max_length)
+    lengths_U[some] = middle - start + 2
+  return lengths_U
 
 
 def cut_counts(
@@ -208,13 +211,19 @@ def cut_counts(
 ) -> CutCounts:
   """Counts the segments that `max_length` cuts; one may count in both."""
   check(window, max_length)
-  utterances_U = np.arange(tokens.num_utterances)
-  start_U, _, end_U = _slices(tokens, utterances_U, window, max_length)
-  oldest_U = _oldest(tokens, utterances_U, window)
-  return CutCounts(
-    context=int(np.count_nonzero(start_U > tokens.offsets[oldest_U])),
-    utterance=int(np.count_nonzero(end_U < tokens.offsets[1:])),
-  )
+  context = utterance = 0
+  for some in _stretches(tokens):
+    start, _, end = _slices(tokens, some, window, max_length)
+    oldest = _oldest(tokens, some, window)
+    context += int(np.count_nonzero(start > tokens.offsets[oldest]))
+    utterance += int(np.count_nonzero(end < tokens.offsets[some + 1]))
+  return CutCounts(context, utterance)
+
+
+def _stretches(tokens: UtteranceTokens) -> Iterator[np.ndarray]:
+  """Yields all utterances, some at a time: memory must not grow with them."""
+  for start in range(0, tokens.num_utterances, _STRETCH):
+    yield np.arange(start, min(start + _STRETCH, tokens.num_utterances))
 
 
 def write_segments(

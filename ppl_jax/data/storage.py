@@ -6,6 +6,7 @@ after a change of the source. Here the caller names the folder, by its content.
 
 import contextlib
 import io
+import itertools
 import os
 import pathlib
 import shutil
@@ -22,6 +23,9 @@ from absl import logging
 # To be part of the folder's name: a change of the features changes it.
 FORMAT = "1.0.0"
 
+_NAME = "dialogues"
+_SHARD = 1_000_000  # records of a file
+_AT_ONCE = 500  # records, between looks at the metadata
 _INCOMPLETE = ".incomplete-"
 _STALE_SECONDS = 24 * 3600
 
@@ -50,12 +54,10 @@ def write(
         shutil.rmtree(left, ignore_errors=True)
   work = tempfile.mkdtemp(prefix=_INCOMPLETE, dir=folder.parent)
   try:
-    builder = Dialogues(parts, num_classes, data_dir=work)
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    place = pathlib.Path(work) / _NAME / FORMAT
+    place.mkdir(parents=True)
     with _quiet():
-      builder.download_and_prepare(
-        file_format="array_record", download_config=config
-      )
+      _write_parts(place, parts, num_classes)
     os.chmod(work, 0o755)
     try:
       os.rename(work, folder)
@@ -78,58 +80,46 @@ def read(folder: pathlib.Path) -> dict[str, Sequence[Mapping[str, Any]]]:
     [C] arrays.
   """
   with _quiet():
-    builder = tfds.builder_from_directory(folder / Dialogues.name / FORMAT)
+    builder = tfds.builder_from_directory(folder / _NAME / FORMAT)
     splits = builder.info.splits
     return {split: builder.as_data_source(split=split) for split in splits}
 
 
-class Dialogues(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder of every dataset: what differs is in the readers."""
-
-  VERSION = tfds.core.Version(FORMAT)
-  # The readers download what there is to download. To look for checksums, TFDS
-  # imports importlib_resources, which it does not always install.
-  url_infos = None
-
-  def __init__(
-    self,
-    parts: Mapping[str, Iterator[Mapping[str, Any]]],
-    num_classes: int,
-    **kwargs: Any,
-  ):
-    self._parts = parts
-    self._num_classes = num_classes
-    super().__init__(**kwargs)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    features = tfds.features
-    utterance = {
-      "speaker": features.Text(),
-      "text": features.Text(),
-      "gold": features.Tensor(shape=(self._num_classes,), dtype=np.uint8),
-      "labelled": np.bool_,
-    }
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description="Dialogues with speakers, texts and multi-hot gold labels.",
-      features=features.FeaturesDict(
-        {
-          "dialogue_id": features.Text(),
-          "utterances": features.Sequence(utterance),
-        }
-      ),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager
-    return {split: self._generate_examples(split) for split in self._parts}
-
-  def _generate_examples(self, split):
-    bar = tqdm.tqdm(
-      self._parts[split], desc=f"preparing {split}", unit=" dialogues"
-    )
-    yield from enumerate(bar)
+def _write_parts(place, parts, num_classes) -> None:
+  """Writes records as they are drawn: a TFDS builder would hold them all."""
+  features = tfds.features
+  utterance = {
+    "speaker": features.Text(),
+    "text": features.Text(),
+    "gold": features.Tensor(shape=(num_classes,), dtype=np.uint8),
+    "labelled": np.bool_,
+  }
+  info = tfds.core.DatasetInfo(
+    builder=tfds.core.DatasetIdentity(
+      name=_NAME,
+      version=tfds.core.Version(FORMAT),
+      data_dir=os.fspath(place),
+      module_name=__name__,
+    ),
+    description="Dialogues with speakers, texts and multi-hot gold labels.",
+    features=features.FeaturesDict(
+      {
+        "dialogue_id": features.Text(),
+        "utterances": features.Sequence(utterance),
+      }
+    ),
+    disable_shuffling=True,
+  )
+  writer = tfds.core.SequentialWriter(
+    info, max_examples_per_shard=_SHARD, file_format="array_record"
+  )
+  writer.initialize_splits(list(parts))
+  for split, records in parts.items():
+    bar = tqdm.tqdm(records, desc=f"preparing {split}", unit=" dialogues")
+    records = iter(bar)
+    while some := list(itertools.islice(records, _AT_ONCE)):
+      writer.add_examples({split: some})
+    writer.close_splits([split])
 
 
 @contextlib.contextmanager

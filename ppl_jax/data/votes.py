@@ -1,5 +1,6 @@
 """Votes that were made elsewhere, as JSON lines; and votes to scores."""
 
+import collections
 import gzip
 import hashlib
 import os
@@ -178,20 +179,57 @@ def add_votes(
       if not line.strip():
         continue
       vote = _parse(path, number, line)
-      labels = None if vote.label is None else (vote.label,)
-      if none_label and vote.label == none_label:
-        labels = ()
-      builder.add(
-        number,
-        dialogue_id=vote.dialogue_id,
-        utterance=vote.utterance,
-        annotator=vote.annotator,
-        sample=vote.sample,
-        labels=labels,
-      )
+      add_vote(builder, number, vars(vote), none_label)
       number_of_votes += 1
   if not number_of_votes:
     raise ValueError(f"{path}: a votes file must hold votes, got none: fill it")
+
+
+def add_vote(
+  builder: vote_columns.Builder,
+  number: int,
+  vote: Mapping[str, Any],
+  none_label: str,
+) -> None:
+  """Adds one vote, the object of a line of `read_votes`."""
+  label = vote["label"]
+  labels = None if label is None else (label,)
+  if none_label and label == none_label:
+    labels = ()
+  builder.add(
+    number,
+    dialogue_id=vote["dialogue_id"],
+    utterance=vote["utterance"],
+    annotator=vote["annotator"],
+    sample=vote["sample"],
+    labels=labels,
+  )
+
+
+def add_up(
+  before: Mapping[str, Any] | None, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the metadata of two parts of a split, from that of each.
+
+  Args:
+    before: of `to_scores`, or of this; None: there is nothing before.
+    metadata: of `to_scores`, for other dialogues of the split.
+  """
+  if before is None:
+    return dict(metadata)
+  votes, more = before["votes"], metadata["votes"]
+  counts = {key: votes[key] + more[key] for key in ("all", "unusable", "none")}
+  annotators = collections.Counter(votes["annotators"])
+  annotators.update(more["annotators"])
+  return {
+    **before,
+    "requests": before["requests"] + metadata["requests"],
+    "votes": {
+      **votes,
+      **counts,
+      "annotators": dict(sorted(annotators.items())),
+    },
+  }
 
 
 def _open(path: pathlib.Path):

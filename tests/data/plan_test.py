@@ -1,4 +1,5 @@
 import itertools
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest
@@ -98,6 +99,24 @@ class PlanTest(absltest.TestCase):
       np.testing.assert_array_equal(again.index_SxDxK, batches[t].index_SxDxK)
     other = _plan(corpus, seed=(1, 3))
     self.assertFalse((other.batch(0).rows_SxN == batches[0].rows_SxN).all())
+
+  def test_drawing_in_stretches_changes_nothing(self):
+    corpus = _corpus([5, 9, 2, 14, 1, 7] * 20)
+    scores = np.random.default_rng(0).random((len(corpus[0]), 2))
+
+    def keep(members, starts):
+      return plan.has_pair(
+        scores[members], starts, targets="hard", equal_labels=False
+      )
+
+    whole = _plan(corpus, keep_groups=keep)
+    with mock.patch.multiple(plan, _STRETCH=10, _GROUPS_AT_ONCE=3):
+      parts = _plan(corpus, keep_groups=keep)
+      self.assertEqual(parts.steps(2), whole.steps(2))
+      for t in range(whole.steps(2)):
+        ours, theirs = parts.batch(t), whole.batch(t)
+        np.testing.assert_array_equal(ours.rows_SxN, theirs.rows_SxN)
+        np.testing.assert_array_equal(ours.index_SxDxK, theirs.index_SxDxK)
 
   def test_epochs_draw_other_groups(self):
     drawn = _plan(_corpus([12] * 10))

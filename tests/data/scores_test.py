@@ -116,7 +116,8 @@ class ScoresTest(parameterized.TestCase):
     )
     counts = pa.list_(pa.list_(pa.uint32()))
     self.assertEqual(schema.field("votes").type, counts)
-    self.assertEqual(json.loads(schema.metadata[b"ppl_jax"])["dataset"], "ours")
+    metadata = pq.read_metadata(self.path).metadata
+    self.assertEqual(json.loads(metadata[b"ppl_jax"])["dataset"], "ours")
     self.assertEqual(
       pq.read_table(self.path).to_pylist()[0]["votes"], [[2, 1], [0, 0]]
     )
@@ -167,12 +168,11 @@ class ScoresTest(parameterized.TestCase):
     scores.write_scores(self.path, _scores(d=_row()))
     before = self.path.read_bytes()
 
-    def break_off(table, path):
-      pathlib.Path(path).write_bytes(b"half a file")
+    def break_off(*_):
       raise OSError("disk full")
 
     with (
-      mock.patch.object(pq, "write_table", break_off),
+      mock.patch.object(pq.ParquetWriter, "write_table", break_off),
       self.assertRaises(OSError),
     ):
       scores.write_scores(self.path, _scores(e=_row()))
@@ -242,8 +242,10 @@ class ScoresTest(parameterized.TestCase):
     scores.write_scores(self.path, _scores(d=_row()))
     table = pq.read_table(self.path)
     pq.write_table(pa.concat_tables([table, table]), self.path)
-    with self.assertRaisesRegex(ValueError, "'d': .* another at row 1"):
+    with self.assertRaisesRegex(ValueError, "'d': .* got several"):
       scores.read_scores(self.path)
+    with self.assertRaisesRegex(ValueError, "'d': .* got several"):
+      self._lay_out([_dialogue("d")], CLASSES)
     pq.write_table(table.replace_schema_metadata({}), self.path)
     with self.assertRaisesRegex(ValueError, "in its metadata under 'ppl_jax'"):
       scores.read_scores(self.path)
@@ -285,8 +287,43 @@ class ScoresTest(parameterized.TestCase):
     (CLASSES, {"dialogue_id": "e"}, "'d' .and 0 more. in the score file only"),
   )
   def test_match_refuses_what_was_not_scored(self, classes, changes, message):
-    with self.assertRaisesRegex(ValueError, message):
-      scores.match(_scores(d=_row()), [_dialogue(**changes)], classes)
+    scores.write_scores(self.path, _scores(d=_row()))
+    for refuses in (
+      lambda split: scores.match(_scores(d=_row()), split, classes),
+      lambda split: self._lay_out(split, classes),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        refuses([_dialogue(**changes)])
+
+  def _lay_out(self, split, classes):
+    first = np.cumsum([0, *(len(d.texts) for d in split)])
+    return scores.lay_out(self.path, split, first, classes, self.path.parent)
+
+  def test_layout_is_that_of_match_in_any_order(self):
+    names = [f"d{i}" for i in range(40)]
+    split = [_dialogue(name) for name in names]
+    rng = np.random.default_rng(0)
+    rows = {}
+    for name in rng.permutation(names)[:30]:
+      rows[name] = _row(votes=rng.integers(0, 9, (2, 2)), valid=((9, 9),) * 2)
+    with mock.patch.multiple(scores, _ROWS_AT_ONCE=7, _UTTERANCES_AT_ONCE=11):
+      scores.write_scores(self.path, _scores(**rows))
+      laid_out = self._lay_out(split, CLASSES)
+    nothing = np.full((2, 2), np.nan, np.float32)
+    matched = scores.match(_scores(**rows), split, CLASSES)
+    self.assertEqual(sum(m is None for m in matched), 10)
+    np.testing.assert_array_equal(
+      laid_out, np.concatenate([nothing if m is None else m for m in matched])
+    )
+
+  def test_a_file_that_is_not_finished_is_not_there(self):
+    with self.assertRaises(KeyError), scores.Writer(self.path, CLASSES) as w:
+      w.add({"d": _row()})
+      w.finish(METADATA)
+      raise KeyError
+    with scores.Writer(self.path, CLASSES) as w:
+      w.add({"d": _row()})
+    self.assertEmpty(list(self.path.parent.iterdir()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""Arrays on disk that have a row for each utterance, and so no bound."""
+
+import mmap
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+
+class Rows:
+  """Rows in a file without a name, to be mapped once they are all there.
+
+  A context, in which rows come and `map` is called; what it gives lasts.
+
+  Args:
+    folder: where there is room for the file; it is gone when nobody uses it.
+    dtype: of the values.
+    shape: of a row.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    dtype: np.typing.DTypeLike,
+    shape: tuple[int, ...] = (),
+  ):
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, see exit
+    self._dtype, self._shape = np.dtype(dtype), shape
+    self._row_bytes = self._dtype.itemsize * int(np.prod(shape))
+    self._count = 0
+
+  def __enter__(self) -> "Rows":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._file.close()
+
+  def append(self, rows: np.ndarray) -> None:
+    """Adds rows [N, ...] at the end."""
+    self._file.seek(0, os.SEEK_END)
+    self._write(rows)
+    self._count += len(rows)
+
+  def put(self, start: int, rows: np.ndarray) -> None:
+    """Replaces the rows from `start` on, which are there."""
+    self._file.seek(start * self._row_bytes)
+    self._write(rows)
+
+  def map(self) -> np.ndarray:
+    """Returns all rows, read-only; what nobody reads takes no memory."""
+    shape = (self._count, *self._shape)
+    if not self._count:
+      return np.zeros(shape, self._dtype)
+    self._file.flush()
+    # A plain view: slicing np.memmap itself costs ten times as much.
+    return np.asarray(np.memmap(self._file, self._dtype, "r", shape=shape))
+
+  def _write(self, rows: np.ndarray) -> None:
+    self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+
+
+def release(array: np.ndarray) -> None:
+  """Gives back the memory of what was read of a mapped array; else nothing.
+
+  The system does so itself where memory is short. Until then a process looks
+  as if it needed all that it ever read.
+  """
+  while array is not None and not isinstance(array, mmap.mmap):
+    array = getattr(array, "base", None)
+  if array is not None and hasattr(mmap, "MADV_DONTNEED"):
+    array.madvise(mmap.MADV_DONTNEED)
