@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 import safetensors.numpy
@@ -13,8 +14,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import commands
 import corpus
 
+from configs import quickstart
 from ppl_jax import inputs
-from ppl_jax.data import scores
+from ppl_jax.data import dialogues, scores, votes
 from ppl_jax.models import bert, pretrained
 
 
@@ -46,6 +48,32 @@ class InputsTest(parameterized.TestCase):
     )
     self.assertTrue((self.workdir / "student.json").exists())
     self.assertTrue((self.workdir / "tokenizer.json").exists())
+
+  def test_simulated_scores_are_those_of_the_votes(self):
+    config = quickstart.get_config()
+    config.dataset.data_dir = str(self.folder / "prepared")
+    config.dataset.options.train = 30
+    config.dataset.options.validation = 10
+    config.dataset.options.test = 0
+    config.finetune.gold_fraction = 0.5
+    self.config = config
+    with mock.patch.object(inputs, "_DIALOGUES_AT_ONCE", 7):
+      prepared = self.prepare()
+    dataset = dialogues.load_config(config.dataset)
+    counted = votes.votes_to_scores(
+      self.workdir / "votes.jsonl",
+      dataset.splits["train"],
+      dataset.classes,
+      config.votes.none_label,
+      dataset="support",
+    )
+    file = scores.ScoreFile(self.workdir / "scores.parquet")
+    self.assertEqual(file.metadata, counted.metadata)
+    self.assertEqual([name for name, _ in file.rows()], list(counted.rows))
+    np.testing.assert_array_equal(
+      prepared.splits["train"].split.scores_UxC,
+      np.concatenate([row.score for row in counted.rows.values()]),
+    )
 
   @parameterized.parameters(
     ("pretrain.objective", "pairs", "must be one of pairwise, pointwise"),
