@@ -402,11 +402,12 @@ def _materializer(
       labelled_U[first[d] : first[d + 1]] = dialogue.labelled
     gold_UxC = gold.map()
   settings = tokens, student.window, student.max_length
+  dialogue_U = np.repeat(np.arange(len(split), dtype=np.int32), np.diff(first))
   arrays = pipeline.SplitArrays(
     tokens=tokens,
-    dialogue_U=np.repeat(np.arange(len(split), dtype=np.int32), np.diff(first)),
-    lengths_U=segments.segment_lengths(*settings),
-    context_lengths_U=segments.context_lengths(*settings),
+    dialogue_U=mapped.moved(dialogue_U, folder),
+    lengths_U=mapped.moved(segments.segment_lengths(*settings), folder),
+    context_lengths_U=mapped.moved(segments.context_lengths(*settings), folder),
     scores_UxC=scores_UxC,
     gold_UxC=gold_UxC,
     labelled_U=labelled_U,

@@ -61,6 +61,13 @@ class Rows:
     self._file.write(np.ascontiguousarray(rows, self._dtype).data)
 
 
+def moved(array: np.ndarray, folder: str | os.PathLike[str]) -> np.ndarray:
+  """Returns an array that was in memory, mapped from a file; see `Rows`."""
+  with Rows(folder, array.dtype, array.shape[1:]) as rows:
+    rows.append(array)
+    return rows.map()
+
+
 def release(array: np.ndarray) -> None:
   """Gives back the memory of what was read of a mapped array; else nothing.
 

@@ -26,7 +26,7 @@ _RELEASE_EVERY = 16  # batches, from memory that is mapped
 class SplitArrays:
   """One split as the pipeline reads it: tokens, and what is known of them.
 
-  What has a row of C an utterance may be mapped from a file.
+  What has a value or a row an utterance may be mapped from a file.
 
   Attributes:
     tokens: the utterances' token ids.
@@ -138,6 +138,9 @@ class Materializer:
     for array in (
       split.tokens.ids,
       split.tokens.offsets,
+      split.dialogue_U,
+      split.lengths_U,
+      split.context_lengths_U,
       split.scores_UxC,
       split.gold_UxC,
     ):

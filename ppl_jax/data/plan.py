@@ -8,8 +8,8 @@ Shapes: S shards, N rows (segments) a shard, D groups a shard, K segments a
 group, U utterances of a split, C classes.
 """
 
-import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -144,7 +144,7 @@ class Plan:
     self._keep_groups = keep_groups
     self._cross = cross
     self._starts = [0]  # first batch of each epoch known so far
-    self._epochs: collections.OrderedDict = collections.OrderedDict()
+    self._drawn: tuple[int, _Epoch | None] = (-1, None)  # the last epoch
     self._rooms: tuple[int, ...] = ()
     self.batch(0)  # an empty plan is found now, not inside a loop
 
@@ -165,7 +165,7 @@ class Plan:
       self._epoch(len(self._starts) - 1)
     epoch = int(np.searchsorted(self._starts, t, side="right")) - 1
     drawn = self._epoch(epoch)
-    length, room, bins = drawn.batches[t - self._starts[epoch]]
+    length, room, bins = drawn.batch(t - self._starts[epoch])
     rows = np.full((self._shards, self._rows), -1, np.int64)
     index = np.full(
       (self._shards, self.groups_per_shard, self._group_size), -1, np.int32
@@ -188,13 +188,13 @@ class Plan:
     return self._rooms[self._buckets.index(length)]
 
   def _epoch(self, epoch: int) -> "_Epoch":
-    if epoch not in self._epochs:
-      self._epochs[epoch] = self._draw(epoch)
+    number, drawn = self._drawn
+    if number != epoch:
+      drawn = self._draw(epoch)
+      self._drawn = epoch, drawn
       if epoch == len(self._starts) - 1:
-        self._starts.append(self._starts[-1] + len(self._epochs[epoch].batches))
-      while len(self._epochs) > 2:  # the one in use and the one to come
-        self._epochs.popitem(last=False)
-    return self._epochs[epoch]
+        self._starts.append(self._starts[-1] + len(drawn.batches))
+    return drawn
 
   def _draw(self, epoch: int) -> "_Epoch":
     rng = np.random.default_rng([*self._seed, epoch])
@@ -235,7 +235,16 @@ class Plan:
     for b in range(0, len(bins), self._shards):
       batches.append((length, room, bins[b : b + self._shards]))
     order = rng.permutation(len(batches))
-    return _Epoch(segments, starts, [batches[b] for b in order])
+    batches = [batches[b] for b in order]
+    bins = [some for *_, bins in batches for some in bins]
+    return _Epoch(
+      segments,
+      starts,
+      np.concatenate(bins),
+      np.cumsum([0, *map(len, bins)], dtype=np.int32),
+      np.cumsum([0, *(len(bins) for *_, bins in batches)], dtype=np.int32),
+      np.array([shape for *shape, _ in batches], np.int32),
+    )
 
   def _find_rooms(self, bucket_G, sizes_G, tokens_G) -> tuple[int, ...]:
     """Returns the room for tokens of each bucket, never less than before."""
@@ -313,22 +322,37 @@ class Plan:
 class _Epoch:
   """What an epoch drew, in few and flat arrays: there may be many groups.
 
+  Shapes: B batches, X bins of them, G groups.
+
   Attributes:
     segments_M: positions, sorted by group.
     starts_G: where each group starts.
-    batches: each its token length, its room, and the numbers of each shard's
-      groups.
+    bins: the groups of all bins, a bin being what a shard holds.
+    bin_starts: [X + 1], where each bin's groups start there.
+    batch_starts: [B + 1], the first bin of each batch.
+    batches: [B, 2], the token length and the room of each.
   """
 
   segments_M: np.ndarray
   starts_G: np.ndarray
-  batches: list[tuple[int, int, list[np.ndarray]]]
+  bins: np.ndarray
+  bin_starts: np.ndarray
+  batch_starts: np.ndarray
+  batches: np.ndarray
 
   def group(self, number: int) -> np.ndarray:
     """Returns a group's positions."""
     stop = number + 1
     end = self.starts_G[stop] if stop < len(self.starts_G) else None
     return self.segments_M[self.starts_G[number] : end]
+
+  def batch(self, number: int) -> tuple[int, int, list[np.ndarray]]:
+    """Returns a batch's token length, room and each shard's groups."""
+    length, room = self.batches[number].tolist()
+    first, last = self.batch_starts[number : number + 2]
+    ends = self.bin_starts[first : last + 1]
+    bins = [self.bins[a:b] for a, b in itertools.pairwise(ends)]
+    return length, room, bins
 
 
 def _first_fit(

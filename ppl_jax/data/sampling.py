@@ -37,13 +37,13 @@ def draw_gold(
     return np.zeros(len(labelled_U), bool)
   utterances = np.flatnonzero(labelled_U)
   dialogue = dialogue_U[utterances]
-  new = np.diff(dialogue, prepend=-1) != 0
+  new = _starts(dialogue)
   if new.sum() < _FEW_DIALOGUES:
-    first = np.flatnonzero(np.diff(dialogue_U, prepend=-1))
+    first = np.flatnonzero(_starts(dialogue_U))
     position = np.arange(len(dialogue_U)) - np.repeat(
       first, np.diff(np.append(first, len(dialogue_U)))
     )
-    new |= np.diff(position[utterances] // _STRETCH, prepend=-1) != 0
+    new |= _starts(position[utterances] // _STRETCH)
   unit = np.cumsum(new, dtype=np.int32) - 1
   size = np.bincount(unit)
   order = np.random.default_rng([seed, 1]).permutation(len(size))
@@ -77,7 +77,7 @@ def hold_out(dialogue_M: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   Raises:
     ValueError: fewer than two dialogues, or a fraction outside (0, 1).
   """
-  dialogues = dialogue_M[np.flatnonzero(np.diff(dialogue_M, prepend=-1))]
+  dialogues = dialogue_M[_starts(dialogue_M)]
   if len(dialogues) < 2 or not 0 < fraction < 1:
     raise ValueError(
       "Holding out votes needs at least two scored dialogues and"
@@ -89,3 +89,10 @@ def hold_out(dialogue_M: np.ndarray, fraction: float, seed: int) -> np.ndarray:
   is_drawn = np.zeros(dialogues[-1] + 1, bool)
   is_drawn[drawn] = True
   return is_drawn[dialogue_M]
+
+
+def _starts(values: np.ndarray) -> np.ndarray:
+  """Says where another value begins."""
+  starts = np.ones(len(values), bool)
+  np.not_equal(values[1:], values[:-1], out=starts[1:])
+  return starts
