@@ -33,7 +33,8 @@ def main(argv):
     there.touch()
     os.kill(os.getpid(), signal.SIGKILL)
   jax.experimental.multihost_utils.sync_global_devices("all are there")
-  print(jax.process_count(), "processes", devices.size, "devices", int(total))
+  line = f"{jax.process_count()} processes {devices.size} devices {int(total)}\n"
+  os.write(1, line.encode())  # at once: Gloo's threads write there too
 
 
 if __name__ == "__main__":
