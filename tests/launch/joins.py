@@ -33,8 +33,11 @@ def main(argv):
     there.touch()
     os.kill(os.getpid(), signal.SIGKILL)
   jax.experimental.multihost_utils.sync_global_devices("all are there")
-  line = f"{jax.process_count()} processes {devices.size} devices {int(total)}\n"
-  os.write(1, line.encode())  # at once: Gloo's threads write there too
+  line = (
+    f"{jax.process_count()} processes {devices.size} devices {int(total)}\n"
+  )
+  # At once: Gloo's threads write there too.
+  os.write(1, f"{counts} {int(total)}\n".encode())
 
 
 if __name__ == "__main__":

@@ -157,9 +157,7 @@ class BertTest(parameterized.TestCase):
   @parameterized.parameters(
     (False, False), (True, False), (False, True), (True, True, True)
   )
-  def test_gradients_are_those_of_torch(
-    self, pooled_only, packed, remat=False
-  ):
+  def test_gradients_are_those_of_torch(self, pooled_only, packed, remat=False):
     theirs = _torch_model()
     segments = _segments(11)
     place = _places(segments[1], 11) if packed else None
