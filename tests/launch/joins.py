@@ -33,9 +33,7 @@ def main(argv):
     there.touch()
     os.kill(os.getpid(), signal.SIGKILL)
   jax.experimental.multihost_utils.sync_global_devices("all are there")
-  line = (
-    f"{jax.process_count()} processes {devices.size} devices {int(total)}\n"
-  )
+  counts = f"{jax.process_count()} processes {devices.size} devices"
   # At once: Gloo's threads write there too.
   os.write(1, f"{counts} {int(total)}\n".encode())
 
