@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -47,6 +47,7 @@ class Inputs:
     graphdef: the student's structure.
     params: its parameters at the start.
     pretrained: whether `params` already went through the first phase.
+    dialogues: each split's dialogues.
     splits: each split's arrays, as the student reads them.
     heldout_U: bool, scored utterances of train that only choices may use.
     gold_U: bool, utterances of train whose gold may be used.
@@ -59,6 +60,7 @@ class Inputs:
   graphdef: nnx.GraphDef
   params: nnx.State
   pretrained: bool
+  dialogues: Mapping[str, Sequence[dialogues_lib.Dialogue]]
   splits: dict[str, pipeline.Materializer]
   heldout_U: np.ndarray
   gold_U: np.ndarray
@@ -149,6 +151,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     graphdef=graphdef,
     params=params,
     pretrained=bool(config.init_from),
+    dialogues=dataset.splits,
     splits=splits,
     heldout_U=heldout_U,
     gold_U=gold_U,

@@ -15,6 +15,7 @@ from ppl_jax import (
   checkpoint,
   loop,
   plots,
+  predictions,
   train_step,
 )
 from ppl_jax.data import mapped, pipeline, plan
@@ -276,6 +277,8 @@ def _report(run: loop.Run, params) -> dict:
       logits = run.logits(params, split, labelled, name)
       counts = run.classify(split, labelled, logits)
       results[name] = _named(run, counts)
+      if run.is_first:
+        _keep(run, split, name, labelled, logits)
       if name == "test" and run.is_first:
         plots.classification(run.workdir, counts, inputs.student.classes)
   history = (run.checkpoints.meta() or {"history": []})["history"]
@@ -287,6 +290,26 @@ def _report(run: loop.Run, params) -> dict:
     run.writer.close()
     _print(results, run.workdir)
   return results
+
+
+def _keep(run: loop.Run, split: str, name: str, utterances_M, logits) -> None:
+  """Writes what the student said of a split's utterances."""
+  arrays = run.inputs.splits[split].split
+  student = run.inputs.student
+  ids = np.array([d.dialogue_id for d in run.inputs.dialogues[split]], object)
+  dialogue_M = arrays.dialogue_U[utterances_M]
+  predictions.save(
+    predictions.path(run.workdir, name),
+    predictions.Predictions(
+      split=name,
+      task=student.task,
+      classes=student.classes,
+      dialogue_ids=tuple(ids[dialogue_M]),
+      utterance_N=utterances_M - np.asarray(arrays.tokens.first)[dialogue_M],
+      gold_NxC=arrays.gold_UxC[utterances_M],
+      logits_NxC=logits,
+    ),
+  )
 
 
 def _named(run: loop.Run, counts) -> dict:

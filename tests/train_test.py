@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import commands
 import corpus
 
-from ppl_jax import checkpoint, inputs, loop, train
+from ppl_jax import checkpoint, evaluate, inputs, loop, predictions, train
 
 
 class TrainTest(parameterized.TestCase):
@@ -46,6 +46,23 @@ class TrainTest(parameterized.TestCase):
     self.assertEqual(
       results["test"]["count"],
       sum(len(line["utterances"]) for line in corpus.lines("test", 10, 2)),
+    )
+    kept = predictions.load(predictions.path(workdir, "test"))
+    again = evaluate.classification(
+      kept.logits_NxC,
+      kept.gold_NxC,
+      np.ones(len(kept.gold_NxC), bool),
+      kept.task,
+    )
+    self.assertEqual(again.compute(kept.classes), results["test"])
+    places = zip(kept.dialogue_ids, kept.utterance_N, strict=True)
+    self.assertSequenceEqual(
+      list(places),
+      [
+        (line["dialogue_id"], i)
+        for line in corpus.lines("test", 10, 2)
+        for i in range(len(line["utterances"]))
+      ],
     )
     for picture in ("confusion.png", "curves.png", "reliability.png"):
       self.assertGreater((workdir / picture).stat().st_size, 5_000)
