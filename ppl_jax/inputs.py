@@ -345,10 +345,15 @@ def _student(config, dataset, workdir):
     )
     encoder = model.bert.config
   else:
-    texts = (t for d in dataset.splits["train"] for t in d.texts)
-    tokenizer = tokenization.train_wordpiece(
-      texts, config.model.vocab_size, speaker_tokens
-    )
+    if (workdir / _TOKENIZER).exists():  # of this run, which goes on
+      tokenizer = tokenization.StudentTokenizer.load(
+        workdir / _TOKENIZER, speaker_tokens
+      )
+    else:
+      texts = (t for d in dataset.splits["train"] for t in d.texts)
+      tokenizer = tokenization.train_wordpiece(
+        texts, config.model.vocab_size, speaker_tokens
+      )
     encoder = bert.BertConfig(
       vocab_size=tokenizer.vocab_size,
       hidden_size=config.model.hidden_size,

@@ -29,13 +29,13 @@ def main(argv):
   with commands.user_errors():
     distributed.join()
   _LOG.info("JAX %s on %s", jax.__version__, jax.devices())
-  memory.keep_freed()
   # A restart, and the next run alike, need not compile again.
   cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
   jax.config.update("jax_compilation_cache_dir", str(cache))
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
   with commands.user_errors(), distributed.first_process_first("prepare"):
     inputs = inputs_lib.prepare(config, workdir)
+  memory.keep_freed()
   train.train_and_evaluate(inputs, workdir)
 
 

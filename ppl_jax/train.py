@@ -73,6 +73,7 @@ def vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
   config = run.config
   split = run.inputs.splits["train"].split
   utterances = np.flatnonzero(split.scored_U & ~run.inputs.heldout_U)
+  utterances = utterances.astype(np.int32)
   pairwise = config.pretrain.objective in ("pairwise", "joint")
   keep_groups = None
   if config.pretrain.objective == "pairwise":

@@ -21,8 +21,8 @@ _OPEN_BINS = 16
 # A shard's room for tokens: over the mean of its rows, so that rows fill too;
 # in steps, for hardware; and where it saves less than so much, all of N x T.
 _SLACK, _ROOM_STEP, _LEAST_SAVED = 1.03, 32, 0.1
-# Utterances that an epoch is drawn of at a time, and groups that are packed.
-_STRETCH, _GROUPS_AT_ONCE = 65_536, 4_096
+# Utterances that are drawn together, about, and groups that are looked at.
+_PART, _GROUPS_AT_ONCE = 65_536, 4_096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,10 @@ class Plan:
   has room for a number of tokens, one for each bucket, about what its rows hold
   on average; a group that has more gets N x T.
 
+  Where there are many utterances, an epoch goes through random parts of the
+  dialogues one after another, each drawn as above, so that the memory of what
+  is drawn does not grow with the corpus.
+
   Args:
     utterances_M: the utterances to draw from.
     dialogue_M: their dialogues, not decreasing; groups never cross one, unless
@@ -136,15 +140,15 @@ class Plan:
     self._utterances = np.asarray(utterances_M, np.int32)
     self._dialogue = np.asarray(dialogue_M)
     self._lengths = np.asarray(lengths_M, np.int32)
-    self._bucket = bucket_of(self._lengths, buckets).astype(np.int8)
     self._buckets = tuple(buckets)
+    self._parts = max(1, math.ceil(len(self._utterances) / _PART))
     self._rows, self._shards = rows, shards
     self._group_size = group_size
     self._seed = tuple(seed)
     self._keep_groups = keep_groups
     self._cross = cross
-    self._starts = [0]  # first batch of each epoch known so far
-    self._drawn: tuple[int, _Epoch | None] = (-1, None)  # the last epoch
+    self._starts = [0]  # first batch of each part of each epoch known so far
+    self._drawn: tuple[int, _Part | None] = (-1, None)  # the last one
     self._rooms: tuple[int, ...] = ()
     self.batch(0)  # an empty plan is found now, not inside a loop
 
@@ -155,17 +159,17 @@ class Plan:
 
   def steps(self, epochs: int) -> int:
     """Returns the number of batches of the first `epochs` epochs."""
-    while len(self._starts) <= epochs:
-      self._epoch(len(self._starts) - 1)
-    return self._starts[epochs]
+    while len(self._starts) <= epochs * self._parts:
+      self._part(len(self._starts) - 1)
+    return self._starts[epochs * self._parts]
 
   def batch(self, t: int) -> BatchPlan:
     """Returns batch t of the endless plan."""
     while self._starts[-1] <= t:
-      self._epoch(len(self._starts) - 1)
-    epoch = int(np.searchsorted(self._starts, t, side="right")) - 1
-    drawn = self._epoch(epoch)
-    length, room, bins = drawn.batch(t - self._starts[epoch])
+      self._part(len(self._starts) - 1)
+    number = int(np.searchsorted(self._starts, t, side="right")) - 1
+    drawn = self._part(number)
+    length, room, bins = drawn.batch(t - self._starts[number])
     rows = np.full((self._shards, self._rows), -1, np.int64)
     index = np.full(
       (self._shards, self.groups_per_shard, self._group_size), -1, np.int32
@@ -187,30 +191,44 @@ class Plan:
     """Returns a shard's room for tokens in batches of a token length."""
     return self._rooms[self._buckets.index(length)]
 
-  def _epoch(self, epoch: int) -> "_Epoch":
-    number, drawn = self._drawn
-    if number != epoch:
-      drawn = self._draw(epoch)
-      self._drawn = epoch, drawn
-      if epoch == len(self._starts) - 1:
+  def _part(self, number: int) -> "_Part":
+    """Returns a part, counted from the first epoch's first on."""
+    last, drawn = self._drawn
+    if last != number:
+      drawn = self._draw(number)
+      self._drawn = number, drawn
+      if number == len(self._starts) - 1:
         self._starts.append(self._starts[-1] + len(drawn.batches))
-    return drawn
-
-  def _draw(self, epoch: int) -> "_Epoch":
-    rng = np.random.default_rng([*self._seed, epoch])
-    segments, starts = self._groups(rng)
-    keep = self._kept(segments, starts)
-    if not keep.any():
+    if self._starts[-1] == 0 and len(self._starts) > self._parts:
       raise ValueError(
         "Training needs at least one usable batch, got none: no group of"
         " segments of one dialogue holds a pair that counts. Check that the"
         " score file covers the training dialogues and that its scores differ"
         " within a dialogue."
       )
-    bucket_G = np.maximum.reduceat(self._bucket[segments], starts)
+    return drawn
+
+  def _positions(self, number: int) -> np.ndarray:
+    """Returns the places in utterances_M that a part is of, ascending."""
+    if self._parts == 1:
+      return np.arange(len(self._utterances), dtype=np.int32)
+    epoch, part = divmod(number, self._parts)
+    rng = np.random.default_rng([*self._seed, epoch, self._parts])
+    unit = np.arange(len(self._dialogue)) if self._cross else self._dialogue
+    part_of = rng.permutation(int(unit[-1]) + 1) % self._parts
+    return np.flatnonzero(part_of[unit] == part).astype(np.int32)
+
+  def _draw(self, number: int) -> "_Part":
+    rng = np.random.default_rng([*self._seed, number])
+    segments, starts = self._groups(rng, self._positions(number))
+    keep = self._kept(segments, starts)
+    if not keep.any():
+      return _Part.empty()
     sizes_G = np.diff(starts, append=len(segments))
-    tokens_G = np.add.reduceat(self._lengths[segments], starts)
-    if not self._rooms:  # of the first epoch, and kept: a shape is compiled
+    lengths = self._lengths[segments]
+    bucket_G = bucket_of(np.maximum.reduceat(lengths, starts), self._buckets)
+    tokens_G = np.add.reduceat(lengths, starts)
+    if not self._rooms:  # of the first part, and kept: a shape is compiled
       self._rooms = self._find_rooms(
         bucket_G[keep], sizes_G[keep], tokens_G[keep]
       )
@@ -237,7 +255,7 @@ class Plan:
     order = rng.permutation(len(batches))
     batches = [batches[b] for b in order]
     bins = [some for *_, bins in batches for some in bins]
-    return _Epoch(
+    return _Part(
       segments,
       starts,
       np.concatenate(bins),
@@ -282,28 +300,12 @@ class Plan:
       )
     return keep
 
-  def _groups(self, rng) -> tuple[np.ndarray, np.ndarray]:
+  def _groups(self, rng, positions_P) -> tuple[np.ndarray, np.ndarray]:
     """Draws groups: positions sorted by group, and each group's start."""
-    count = len(self._utterances)
-    orders, starts = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
-    start = 0
-    while start < count:
-      stop = count
-      if not self._cross and start + _STRETCH < count:  # to a dialogue's end
-        last = self._dialogue[start + _STRETCH - 1]
-        stop = int(np.searchsorted(self._dialogue, last, side="right"))
-      order, first = self._groups_between(rng, start, stop)
-      orders.append(order)
-      starts.append(first)
-      start = stop
-    return np.concatenate(orders), np.concatenate(starts)
-
-  def _groups_between(self, rng, start, stop) -> tuple[np.ndarray, np.ndarray]:
-    """Draws groups of the whole dialogues from one position to another."""
-    count = stop - start
+    count = len(positions_P)
     dialogue = np.zeros(count, np.int32)
     if not self._cross:
-      dialogue = self._dialogue[start:stop]
+      dialogue = self._dialogue[positions_P]
     order = np.lexsort((rng.random(count), dialogue))
     first = np.flatnonzero(np.diff(dialogue[order], prepend=-1))
     size = np.diff(np.append(first, count))
@@ -312,15 +314,12 @@ class Plan:
     group = position * groups // np.repeat(size, size)
     new = np.diff(group, prepend=-1) != 0
     new[first] = True
-    return (
-      (order + start).astype(np.int32),
-      (np.flatnonzero(new) + start).astype(np.int32),
-    )
+    return positions_P[order], np.flatnonzero(new).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Epoch:
-  """What an epoch drew, in few and flat arrays: there may be many groups.
+class _Part:
+  """What was drawn, in few and flat arrays: there may be many groups.
 
   Shapes: B batches, X bins of them, G groups.
 
@@ -339,6 +338,12 @@ class _Epoch:
   bin_starts: np.ndarray
   batch_starts: np.ndarray
   batches: np.ndarray
+
+  @classmethod
+  def empty(cls) -> "_Part":
+    """Returns a part without a group that counts."""
+    none = np.zeros(0, np.int32)
+    return cls(none, none, none, none, none, none.reshape(0, 2))
 
   def group(self, number: int) -> np.ndarray:
     """Returns a group's positions."""

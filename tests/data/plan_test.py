@@ -100,7 +100,7 @@ class PlanTest(absltest.TestCase):
     other = _plan(corpus, seed=(1, 3))
     self.assertFalse((other.batch(0).rows_SxN == batches[0].rows_SxN).all())
 
-  def test_drawing_in_stretches_changes_nothing(self):
+  def test_looking_at_some_groups_at_a_time_changes_nothing(self):
     corpus = _corpus([5, 9, 2, 14, 1, 7] * 20)
     scores = np.random.default_rng(0).random((len(corpus[0]), 2))
 
@@ -110,13 +110,52 @@ class PlanTest(absltest.TestCase):
       )
 
     whole = _plan(corpus, keep_groups=keep)
-    with mock.patch.multiple(plan, _STRETCH=10, _GROUPS_AT_ONCE=3):
-      parts = _plan(corpus, keep_groups=keep)
-      self.assertEqual(parts.steps(2), whole.steps(2))
+    with mock.patch.object(plan, "_GROUPS_AT_ONCE", 3):
+      some = _plan(corpus, keep_groups=keep)
+      self.assertEqual(some.steps(2), whole.steps(2))
       for t in range(whole.steps(2)):
-        ours, theirs = parts.batch(t), whole.batch(t)
+        ours, theirs = some.batch(t), whole.batch(t)
         np.testing.assert_array_equal(ours.rows_SxN, theirs.rows_SxN)
         np.testing.assert_array_equal(ours.index_SxDxK, theirs.index_SxDxK)
+
+  def test_an_epoch_in_parts_sees_every_segment_once(self):
+    corpus = utterances, dialogue, _ = _corpus([5, 9, 2, 14, 1, 7] * 20)
+    for cross in (False, True):
+      with mock.patch.object(plan, "_PART", 100):
+        drawn = _plan(corpus, cross=cross)
+        backward = _plan(corpus, cross=cross)
+      epochs = []
+      for e in range(2):
+        batches = range(drawn.steps(e), drawn.steps(e + 1))
+        rows = [drawn.batch(t).rows_SxN.ravel() for t in batches]
+        seen = np.concatenate(rows)
+        np.testing.assert_array_equal(np.sort(seen[seen >= 0]), utterances)
+        epochs.append(seen[seen >= 0])
+        for t, expected in reversed(list(zip(batches, rows, strict=True))):
+          np.testing.assert_array_equal(
+            backward.batch(t).rows_SxN.ravel(), expected
+          )
+      first, second = (set(dialogue[e[:100] - 100]) for e in epochs)
+      self.assertNotEqual(first, second)  # other dialogues are in the part
+
+  def test_a_part_without_a_pair_is_passed_over(self):
+    corpus = _corpus([6] * 40)
+    scores = np.zeros((240, 1))
+    scores[7] = 1  # one dialogue has pairs
+
+    def keep(members, starts):
+      return plan.has_pair(
+        scores[members], starts, targets="hard", equal_labels=False
+      )
+
+    with mock.patch.object(plan, "_PART", 60):
+      drawn = _plan(corpus, keep_groups=keep)
+      self.assertEqual(drawn.steps(3), 3)
+      for t in range(3):
+        self.assertIn(107, drawn.batch(t).rows_SxN)
+      scores[7] = 0
+      with self.assertRaisesRegex(ValueError, "at least one usable batch"):
+        _plan(corpus, keep_groups=keep)
 
   def test_epochs_draw_other_groups(self):
     drawn = _plan(_corpus([12] * 10))
