@@ -6,30 +6,30 @@ utterance followed by `__eou__`), `<split>/dialogues_act_<split>.txt` and
 no ids and no speakers: a dialogue is `<split>-<line, from 0>`, its speakers are
 A and B.
 
-Option `labels`: "act" (4 classes, the default) or "emotion" (7 with "none").
+Option `labels`: "act" (4 classes, the default), "emotion" (7 with "none") or
+"intent" (1: questions and directives have an intent, other acts have none).
 """
 
-import http.client
 import itertools
 import os
 import pathlib
 import shutil
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from ppl_jax.data import dialogues
+from ppl_jax.data.readers import _files
 
 VERSION = "1"
 TASK = "single_label"
 URL = "http://yanran.li/files/ijcnlp_dailydialog.zip"
 
-# From the digit in the files to the class; the classes are in digit order.
+# From the digit in the files to the class, None for none of the classes; the
+# classes are in digit order.
 _LABELS = {
   "act": {
     "1": "inform",
@@ -46,14 +46,16 @@ _LABELS = {
     "5": "sadness",
     "6": "surprise",
   },
+  "intent": {"1": None, "2": "intent", "3": "intent", "4": None},
 }
+_FILE = {"act": "act", "emotion": "emotion", "intent": "act"}
 _END = "__eou__"
-_TIMEOUT_SECONDS = 30
 
 
 def class_names(options: Mapping[str, Any]) -> tuple[str, ...]:
   """The classes in digit order; ValueError for an unknown option."""
-  return tuple(_LABELS[_kind(options)].values())
+  names = _LABELS[_kind(options)].values()
+  return tuple(dict.fromkeys(name for name in names if name))
 
 
 def source_files(
@@ -61,16 +63,9 @@ def source_files(
 ) -> list[pathlib.Path]:
   """The text and label files of the three splits; ValueError if one is not."""
   kind = _kind(options)
-  files = [f for split in dialogues.SPLITS for f in _files(source, split, kind)]
-  for file in files:
-    if not file.is_file():
-      raise ValueError(
-        "config.dataset.source must name the unpacked DailyDialog folder with"
-        f" train, validation and test in it; got {str(source)!r}, which lacks"
-        f" {str(file.relative_to(source))!r}: correct the path, or leave it"
-        " empty to download the files"
-      )
-  return files
+  files = [f for split in dialogues.SPLITS for f in _pair(source, split, kind)]
+  what = "the unpacked DailyDialog folder with train, validation and test in it"
+  return _files.existing(source, files, what)
 
 
 def read(
@@ -94,8 +89,9 @@ def read(
     ValueError: text and labels of a line do not match; names file and line.
   """
   kind = _kind(options)
-  column = {digit: c for c, digit in enumerate(_LABELS[kind])}
-  text_file, label_file = _files(source, split, kind)
+  names = _LABELS[kind]
+  column = {name: c for c, name in enumerate(classes)}
+  text_file, label_file = _pair(source, split, kind)
   with (
     text_file.open(encoding="utf-8", newline="\n") as text_lines,
     label_file.open(encoding="utf-8", newline="\n") as label_lines,
@@ -126,14 +122,16 @@ def read(
           " both files from the same archive (one edition is known to have"
           " this fault) or correct the line"
         )
-      unknown = [label for label in labels if label not in column]
+      unknown = [label for label in labels if label not in names]
       if unknown:
         raise ValueError(
           f"{label_file}, line {line + 1}: {kind} labels must be of"
-          f" {', '.join(column)}; got {unknown[0]!r}: correct the line"
+          f" {', '.join(names)}; got {unknown[0]!r}: correct the line"
         )
       gold = np.zeros((len(texts), len(classes)), np.uint8)
-      gold[np.arange(len(texts)), [column[label] for label in labels]] = 1
+      for i, label in enumerate(labels):
+        if names[label]:
+          gold[i, column[names[label]]] = 1
       yield dialogues.Dialogue(
         dialogue_id=f"{split}-{line}",
         speakers=tuple("AB"[i % 2] for i in range(len(texts))),
@@ -164,7 +162,7 @@ def download(folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=folder) as work:
     archive = pathlib.Path(work, "archive.zip")
-    _fetch(archive)
+    _files.fetch(URL, archive, "DailyDialog")
     whole = pathlib.Path(work, "whole")
     _unpack(archive, whole)
     try:
@@ -177,45 +175,14 @@ def download(folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
 
 
 def _kind(options: Mapping[str, Any]) -> str:
-  kind = options.get("labels", "act")
-  if set(options) - {"labels"} or kind not in _LABELS:
-    raise ValueError(
-      "config.dataset.options of dailydialog may hold only 'labels', one of"
-      f" {', '.join(_LABELS)}; got {dict(options)}: correct it"
-    )
-  return kind
+  return _files.option("dailydialog", options, "labels", _LABELS)
 
 
-def _files(source: pathlib.Path, split: str, kind: str) -> list[pathlib.Path]:
+def _pair(source: pathlib.Path, split: str, kind: str) -> list[pathlib.Path]:
   return [
     source / split / f"dialogues_{split}.txt",
-    source / split / f"dialogues_{kind}_{split}.txt",
+    source / split / f"dialogues_{_FILE[kind]}_{split}.txt",
   ]
-
-
-def _fetch(archive: pathlib.Path) -> None:
-  try:
-    with (
-      urllib.request.urlopen(URL, timeout=_TIMEOUT_SECONDS) as answer,
-      archive.open("wb") as out,
-      tqdm.tqdm(
-        desc="downloading DailyDialog",
-        total=int(answer.headers.get("Content-Length") or 0) or None,
-        unit="B",
-        unit_scale=True,
-      ) as bar,
-    ):
-      while block := answer.read(1 << 16):
-        out.write(block)
-        bar.update(len(block))
-      if bar.total and bar.n != bar.total:
-        raise ConnectionError(f"{bar.n} of {bar.total} bytes came")
-  except (OSError, http.client.HTTPException) as e:
-    raise ConnectionError(
-      f"DailyDialog could not be downloaded from {URL}, got {e!r}: set"
-      " config.dataset.source to a folder with the unpacked files, or try again"
-      " with a network"
-    ) from e
 
 
 def _unpack(archive: pathlib.Path, whole: pathlib.Path) -> None:
@@ -239,7 +206,7 @@ def _unpack(archive: pathlib.Path, whole: pathlib.Path) -> None:
 def _unpack_split(
   inner: zipfile.ZipFile, whole: pathlib.Path, split: str
 ) -> None:
-  names = {_files(whole, split, kind)[k] for kind in _LABELS for k in (0, 1)}
+  names = {_pair(whole, split, kind)[k] for kind in _LABELS for k in (0, 1)}
   for target in sorted(names):
     found = f"{split}/{target.name}"
     target.parent.mkdir(parents=True, exist_ok=True)
