@@ -24,6 +24,8 @@ def get_config() -> config_dict.ConfigDict:
 
   config.votes = config_dict.ConfigDict()
   config.votes.none_label = "none"  # the answer "none of the classes"
+  # From labels of votes made for other classes to the class they count as.
+  config.votes.counts_as = config_dict.ConfigDict()
   config.votes.split = "train"  # the split that was voted on
 
   config.labeling = config_dict.ConfigDict()

@@ -101,6 +101,7 @@ def main(argv: Sequence[str]) -> None:
         job.dialogues,
         job.dataset.classes,
         config.votes.none_label,
+        config.votes.counts_as,
       )
       lines = aggregate.write(
         pathlib.Path(_SCORES.value).expanduser(),

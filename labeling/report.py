@@ -269,7 +269,11 @@ def main(argv: Sequence[str]) -> None:
   with commands.user_errors():
     dataset, dialogues = corpus.open_split(config)
     votes, _ = votes_lib.read(
-      _VOTES.value, dialogues, dataset.classes, config.votes.none_label
+      _VOTES.value,
+      dialogues,
+      dataset.classes,
+      config.votes.none_label,
+      config.votes.counts_as,
     )
     output = pathlib.Path(_OUTPUT.value).expanduser()
     summary = write_report(votes, dataset.task, output, config.seed)

@@ -78,7 +78,11 @@ def make_scores(
     )
   dataset, dialogues = corpus.open_split(config)
   votes, about = votes_lib.read(
-    votes_paths, dialogues, dataset.classes, config.votes.none_label
+    votes_paths,
+    dialogues,
+    dataset.classes,
+    config.votes.none_label,
+    config.votes.counts_as,
   )
   if gold_ids:
     gold_D = aggregate.read_gold_ids(votes, gold_ids)

@@ -1,7 +1,7 @@
 """Votes of any source, on a dataset's split."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labeling import stored_votes
@@ -15,6 +15,7 @@ def read(
   dialogues: Sequence[dialogues_lib.Dialogue],
   classes: Sequence[str],
   none_label: str,
+  counts_as: Mapping[str, str] | None = None,
 ) -> tuple[vote_columns.Votes, dict[str, Any]]:
   """Reads votes.
 
@@ -23,15 +24,17 @@ def read(
     dialogues: the split that was voted on.
     classes: the C classes, in order.
     none_label: the answer that means none of the classes; "" for no such.
+    counts_as: from labels of the votes to the class that they count as, or to
+      `none_label`; other labels must be classes.
 
   Returns:
-    The votes of all files, and what the stores say of themselves, for the
-    metadata of a score file.
+    The votes of all files, and what the stores say of themselves and what
+    `counts_as` says, for the metadata of a score file.
 
   Raises:
     ValueError: a file is not usable.
   """
-  builder = vote_columns.Builder(dialogues, classes, none_label)
+  builder = vote_columns.Builder(dialogues, classes, none_label, counts_as)
   stores = []
   for path in (pathlib.Path(p).expanduser() for p in paths):
     if path.is_file() and stored_votes.is_store(path):
@@ -40,4 +43,6 @@ def read(
     else:
       votes_lib.add_votes(path, builder, none_label)
   about = stored_votes.about(stores) if stores else {}
+  if counts_as:
+    about["counts_as"] = dict(counts_as)
   return builder.build(), about

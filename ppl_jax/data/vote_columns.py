@@ -135,6 +135,7 @@ class Builder:
     dialogues: Sequence[dialogues_lib.Dialogue],
     classes: Sequence[str],
     none_label: str,
+    counts_as: Mapping[str, str] | None = None,
   ):
     """Reads through the dialogues once.
 
@@ -143,15 +144,25 @@ class Builder:
       classes: the C classes, in order.
       none_label: the answer that means none of the classes; empty if there is
         no such answer.
+      counts_as: from labels of the votes to the class that they count as, or
+        to `none_label`; a vote for two labels of one class counts once.
 
     Raises:
-      ValueError: `none_label` is a class.
+      ValueError: `none_label` is a class, or a label counts as no class.
     """
     if none_label in classes:
       raise ValueError(
         "the answer that means none of the classes must not be a class, got"
         f" {none_label!r} of {list(classes)}: correct config.votes.none_label"
       )
+    self._counts_as = dict(counts_as or {})
+    for label, name in self._counts_as.items():
+      if name not in classes and (not none_label or name != none_label):
+        raise ValueError(
+          "a label must count as one of the classes"
+          f" {list(classes)} or as the answer none, {none_label!r}; got"
+          f" {name!r} for {label!r}: correct config.votes.counts_as"
+        )
     self._dialogues = dialogues
     self._classes = tuple(classes)
     self._none_label = none_label
@@ -238,6 +249,9 @@ class Builder:
         f" {unit} or config.dataset.classes"
       )
     allowed = (only,) if only else self._classes
+    if labels and self._counts_as:
+      names = [self._counts_as.get(label, label) for label in labels]
+      labels = [n for n in names if not n or n != self._none_label]
     for label in labels or ():
       if label not in allowed:
         none = (self._none_label,) if self._none_label else ()
