@@ -188,6 +188,10 @@ class StudentTokenizer:
   def _encode_text(self, text: str) -> list[int]:
     return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of token ids, special tokens by their names."""
+    return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
   def save(self, path: str | os.PathLike) -> None:
     """Writes a tokenizer.json, which `tokenizers` and `transformers` read."""
     self._tokenizer.save(os.fspath(path))
