@@ -41,7 +41,7 @@ class _Split(NamedTuple):
     gold_LxC: multi-hot.
     labelled_L: where False, the row of gold means nothing.
     text_D, text_L: hashes of texts.
-    label_D, label_L: hashes of gold.
+    label_L: hashes of gold.
   """
 
   length_D: np.ndarray
@@ -51,7 +51,6 @@ class _Split(NamedTuple):
   labelled_L: np.ndarray
   text_D: np.ndarray
   text_L: np.ndarray
-  label_D: np.ndarray
   label_L: np.ndarray
 
 
@@ -139,21 +138,16 @@ def _tokens(tokenizer, dataset, name) -> segments.UtteranceTokens:
 def _read(dialogues: Sequence[dialogues_lib.Dialogue], name: str) -> _Split:
   """Reads through a split once."""
   length, speakers, words, text_D, text_L = [], [], [], [], []
-  label_D, label_L, gold, labelled = [], [], [], []
+  label_L, gold, labelled = [], [], []
   for d in tqdm.trange(len(dialogues), desc=f"reading {name}", delay=3):
     dialogue = dialogues[d]
     length.append(len(dialogue.texts))
     speakers.append(len(set(dialogue.speakers)))
     words += [len(text.split()) for text in dialogue.texts]
     texts = [text.encode() for text in dialogue.texts]
-    labels = [
-      row.tobytes() if is_labelled else b""
-      for row, is_labelled in zip(dialogue.gold, dialogue.labelled, strict=True)
-    ]
     text_D.append(_hash(b"\0".join(texts)))
     text_L += map(_hash, texts)
-    label_D.append(_hash(b"|".join(labels)))
-    label_L += map(_hash, labels)
+    label_L += [_hash(row.tobytes()) for row in dialogue.gold]
     gold.append(dialogue.gold)
     labelled.append(dialogue.labelled)
   return _Split(
@@ -164,7 +158,6 @@ def _read(dialogues: Sequence[dialogues_lib.Dialogue], name: str) -> _Split:
     labelled_L=np.concatenate(labelled),
     text_D=np.array(text_D, np.uint64),
     text_L=np.array(text_L, np.uint64),
-    label_D=np.array(label_D, np.uint64),
     label_L=np.array(label_L, np.uint64),
   )
 
@@ -264,29 +257,30 @@ def _segments(tokens, settings, unit: str) -> Iterator[str]:
 
 
 def _repeats(splits) -> Iterator[str]:
-  yield "\nRepeats: texts that are there more than once, over all splits"
+  yield (
+    "\nRepeats: texts that are there more than once, over all splits; and those"
+    " of them with more than one gold"
+  )
+  all_splits = list(splits.values())
+  label_N, text_N, dialogue_N, place_N = (
+    np.concatenate(parts)
+    for parts in zip(*map(_labelled, all_splits), strict=True)
+  )
   rows = []
-  for what, texts, labels in (
-    ("dialogues", "text_D", "label_D"),
-    ("utterances", "text_L", "label_L"),
+  for what, texts, conflicts in (
+    ("dialogues", "text_D", _conflicts(dialogue_N, place_N, label_N)),
+    ("utterances", "text_L", _conflicts(text_N, 0 * place_N, label_N)),
   ):
-    text_N = np.concatenate([getattr(s, texts) for s in splits.values()])
-    label_N = np.concatenate([getattr(s, labels) for s in splits.values()])
-    _, counts = np.unique(text_N, return_counts=True)
-    pairs = np.unique(np.stack([text_N, label_N]), axis=1)
-    _, kinds = np.unique(pairs[0], return_counts=True)
-    again = {
-      name: len(getattr(s, texts)) - len(np.unique(getattr(s, texts)))
-      for name, s in splits.items()
-    }
+    hashes = [getattr(split, texts) for split in all_splits]
+    _, counts = np.unique(np.concatenate(hashes), return_counts=True)
     rows.append(
       [
         what,
-        f"{len(text_N):,}",
+        f"{counts.sum():,}",
         f"{len(counts):,}",
         f"{(counts > 1).sum():,}",
-        f"{(kinds > 1).sum():,}",
-        *(f"{count:,}" for count in again.values()),
+        f"{conflicts:,}",
+        *(f"{len(own) - len(np.unique(own)):,}" for own in hashes),
       ]
     )
   yield from _table(
@@ -295,16 +289,37 @@ def _repeats(splits) -> Iterator[str]:
       "all",
       "different",
       "repeated",
-      "of these with other labels",
+      "in conflict",
       *(f"again in {name}" for name in splits),
     ],
     rows,
   )
 
 
+def _labelled(split: _Split) -> tuple[np.ndarray, ...]:
+  """Of labelled utterances: label, text, dialogue's text and place in it."""
+  lengths_D = split.length_D
+  first_D = np.cumsum(lengths_D) - lengths_D
+  place_L = np.arange(lengths_D.sum()) - np.repeat(first_D, lengths_D)
+  dialogue_L = np.repeat(split.text_D, lengths_D)
+  columns = (split.label_L, split.text_L, dialogue_L, place_L.astype(np.uint64))
+  return tuple(column[split.labelled_L] for column in columns)
+
+
+def _conflicts(
+  text_N: np.ndarray, place_N: np.ndarray, label_N: np.ndarray
+) -> int:
+  """How many texts have, in one place, more than one label."""
+  triples = np.unique(np.stack([text_N, place_N, label_N]), axis=1)
+  pairs, labels = np.unique(triples[:2], axis=1, return_counts=True)
+  return len(np.unique(pairs[0, labels > 1]))
+
+
 def _leaks(splits) -> Iterator[str]:
-  yield "\nLeaks: different texts of a split that an earlier split has too"
   names = list(splits)
+  if len(names) < 2:
+    return
+  yield "\nLeaks: different texts of a split that an earlier split has too"
   rows = []
   for later in range(1, len(names)):
     for earlier in range(later):

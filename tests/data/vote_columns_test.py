@@ -241,6 +241,34 @@ class VoteColumnsTest(parameterized.TestCase):
     # 2, whether it is valid 1, and a class that is named 8 and 2.
     self.assertEqual(size, len(votes) * (3 * 4 + 2 + 1 + 8 + 2))
 
+  def test_labels_of_other_classes_count_as_told(self):
+    counts_as = {"wonder": "ask", "order": "ask", "greet": "none"}
+    builder = vote_columns.Builder(SPLIT, CLASSES, "none", counts_as)
+    builder.source("votes.jsonl")
+    given = (["wonder"], ["order"], ["greet"], ["tell"], ["wonder", "order"], [])
+    for sample, labels in enumerate(given):
+      builder.add(
+        sample,
+        dialogue_id="d1",
+        utterance=0,
+        annotator="a",
+        sample=sample,
+        labels=labels,
+      )
+    votes = builder.build()
+    # Shares of labels of one class add up; naming both is still one vote.
+    np.testing.assert_array_equal(votes.answers(), [0, 0, 3, 1, 0, 3])
+    votes_UxC, valid_UxC = votes.counts()
+    np.testing.assert_array_equal(votes_UxC, [[3, 1, 0]])
+    np.testing.assert_array_equal(valid_UxC, [[6, 6, 6]])
+
+  def test_a_label_cannot_count_as_no_class(self):
+    for name in ("question", ""):
+      with self.assertRaisesRegex(ValueError, "config.votes.counts_as"):
+        vote_columns.Builder(SPLIT, CLASSES, "none", {"wonder": name})
+    with self.assertRaisesRegex(ValueError, "config.votes.counts_as"):
+      vote_columns.Builder(SPLIT, CLASSES, "", {"wonder": "none"})
+
 
 if __name__ == "__main__":
   absltest.main()

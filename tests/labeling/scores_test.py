@@ -42,14 +42,14 @@ class ScoresCommandTest(absltest.TestCase):
       for vote in votes:
         f.write(json.dumps(dict(zip(names, vote, strict=True))) + "\n")
 
-  def _run(self, *more):
+  def _run(self, *more, config="jsonl", classes="('ask', 'tell')"):
     return subprocess.run(
       [
         sys.executable,
         "-m",
         "labeling.scores",
-        "--config=configs/jsonl.py",
-        "--config.dataset.classes=('ask', 'tell')",
+        f"--config=configs/{config}.py",
+        f"--config.dataset.classes={classes}",
         f"--config.dataset.source={self.folder}",
         f"--config.dataset.data_dir={self.folder / 'prepared'}",
         f"--votes={self.folder / 'votes.jsonl'}",
@@ -190,6 +190,38 @@ class ScoresCommandTest(absltest.TestCase):
     run = self._run("--config.dataset.sauce=x")
     self.assertNotEqual(run.returncode, 0)
     self.assertIn("sauce", run.stderr)
+
+  def test_votes_on_other_classes_count_as_those_of_the_config(self):
+    source = pathlib.Path(self.folder, "dailydialog")
+    for split in dialogues.SPLITS:
+      (source / split).mkdir(parents=True)
+      texts = "Shut it . __eou__ What ? __eou__ Fine . __eou__"
+      (source / split / f"dialogues_{split}.txt").write_text(texts)
+      (source / split / f"dialogues_act_{split}.txt").write_text("3 2 4")
+    labels = (
+      ("directive", "question", "inform", "none"),
+      ("question", "question", "directive", None),
+      ("inform", "commissive", "commissive", "commissive"),
+    )
+    self._write_votes(
+      *(
+        ("train-0", i, f"p{p}", label)
+        for i, labels_P in enumerate(labels)
+        for p, label in enumerate(labels_P)
+      )
+    )
+    run = self._run(
+      f"--config.dataset.source={source}",
+      config="dailydialog_intent",
+      classes="()",
+    )
+    self.assertEqual(run.returncode, 0, run.stderr)
+    read = scores.read(self.folder / "scores.parquet")
+    self.assertEqual(read.classes, ("intent",))
+    np.testing.assert_allclose(
+      read.rows["train-0"].score, [[2 / 4], [3 / 3], [0 / 4]]
+    )
+    self.assertEqual(read.metadata["counts_as"]["directive"], "intent")
 
 
 if __name__ == "__main__":

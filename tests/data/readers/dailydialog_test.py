@@ -151,6 +151,13 @@ class DailyDialogTest(parameterized.TestCase):
     gold = [d.gold.argmax(1).tolist() for d in dataset.splits["train"]]
     self.assertEqual(gold, [[0, 0, 4], [0, 4], [0, 0]])
 
+  def test_questions_and_directives_have_an_intent(self):
+    dataset = self._load(options={"labels": "intent"})
+    self.assertEqual(dataset.classes, ("intent",))
+    gold = [d.gold[:, 0].tolist() for d in dataset.splits["train"]]
+    self.assertEqual(gold, [[1, 1, 0], [1, 0], [1, 0]])
+    self.assertTrue(all(d.labelled.all() for d in dataset.splits["train"]))
+
   def test_repeated_texts_are_kept_unless_dropped(self):
     self.assertLen(self._load().splits["train"], 3)
     dropped = self._load(drop_leaks=True)
@@ -238,7 +245,7 @@ class DailyDialogTest(parameterized.TestCase):
 
   @parameterized.parameters({"labels": "topic"}, {"label": "act"})
   def test_refuses_options(self, **options):
-    with self.assertRaisesRegex(ValueError, "one of act, emotion"):
+    with self.assertRaisesRegex(ValueError, "one of act, emotion, intent"):
       self._load(options=options)
 
   def test_downloads_once(self):
