@@ -167,7 +167,9 @@ class InspectTest(absltest.TestCase):
     self.assertStartsWith(run.stdout, "jsonl: 2 classes, multi_label")
     run = subprocess.run(command, check=False, **options)
     self.assertEqual(run.returncode, 1)
-    self.assertStartsWith(run.stderr, "error: dataset 'jsonl' reads train.jsonl")
+    self.assertStartsWith(
+      run.stderr, "error: dataset 'jsonl' reads train.jsonl"
+    )
 
 
 if __name__ == "__main__":

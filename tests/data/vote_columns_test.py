@@ -245,7 +245,14 @@ class VoteColumnsTest(parameterized.TestCase):
     counts_as = {"wonder": "ask", "order": "ask", "greet": "none"}
     builder = vote_columns.Builder(SPLIT, CLASSES, "none", counts_as)
     builder.source("votes.jsonl")
-    given = (["wonder"], ["order"], ["greet"], ["tell"], ["wonder", "order"], [])
+    given = (
+      ["wonder"],
+      ["order"],
+      ["greet"],
+      ["tell"],
+      ["wonder", "order"],
+      [],
+    )
     for sample, labels in enumerate(given):
       builder.add(
         sample,

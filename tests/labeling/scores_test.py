@@ -216,7 +216,7 @@ class ScoresCommandTest(absltest.TestCase):
       classes="()",
     )
     self.assertEqual(run.returncode, 0, run.stderr)
-    read = scores.read(self.folder / "scores.parquet")
+    read = scores.read_scores(self.folder / "scores.parquet")
     self.assertEqual(read.classes, ("intent",))
     np.testing.assert_allclose(
       read.rows["train-0"].score, [[2 / 4], [3 / 3], [0 / 4]]

@@ -95,7 +95,10 @@ class DownloadsTest(absltest.TestCase):
   def test_readers_of_repositories_read_what_they_unpack(self):
     root = f"Corpus-{_COMMIT}"
     members = {}
-    for data, line in (("mrda_data", "f|a|S|s|s"), ("oasis_data", "a|a|inform")):
+    for data, line in (
+      ("mrda_data", "f|a|S|s|s"),
+      ("oasis_data", "a|a|inform"),
+    ):
       for split in ("train", "val", "test"):
         members[f"{root}/{data}/metadata/{split}_split.txt"] = split
         members[f"{root}/{data}/{split}/{split}.txt"] = line

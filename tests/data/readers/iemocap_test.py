@@ -51,7 +51,9 @@ class IemocapTest(parameterized.TestCase):
     scene = dataset.splits["train"][0]
     self.assertEqual(scene.dialogue_id, "Ses09F_impro01")
     self.assertEqual(scene.speakers, ("M", "F", "F", "M", "M"))
-    self.assertEqual(scene.texts[:2], ("The boiler broke.  Again.", "[LAUGHTER]"))
+    self.assertEqual(
+      scene.texts[:2], ("The boiler broke.  Again.", "[LAUGHTER]")
+    )
     np.testing.assert_array_equal(
       scene.labelled, [True, False, True, False, False]
     )

@@ -67,9 +67,7 @@ class MeldTest(parameterized.TestCase):
         'He said "ladder" again!',
       ),
     )
-    np.testing.assert_array_equal(
-      first.gold, [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
-    )
+    np.testing.assert_array_equal(first.gold, [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
     # The same text twice in a row, of two speakers, is two utterances.
     self.assertEqual(second.texts, ("It is gone.", "It is gone."))
     self.assertTrue(second.labelled.all())
@@ -100,7 +98,11 @@ class MeldTest(parameterized.TestCase):
       r"train_sent_emo\.csv, line 4: a label must be of neutral, positive,"
       r" negative; got 'glad'",
     ),
-    ("It is gone.,Otto", " ,Otto", r"line 5: .* must have a speaker and a text"),
+    (
+      "It is gone.,Otto",
+      " ,Otto",
+      r"line 5: .* must have a speaker and a text",
+    ),
     (",2,1,1,2", ",0,1,1,2", r"line 6: .* got Dialogue_ID '0', which ended"),
     ("10,It is", "10,It, is", r"line 5: a row must have 11 fields"),
     ('"Not me, ', '"Not me" , ', r"must be CSV in UTF-8, got .* after line 2"),

@@ -44,7 +44,9 @@ class MrdaTest(absltest.TestCase):
     self._write(f"{data}/test/Bzz001.txt", "me902|hello.|S|s|s")
 
   def _write_silicone(self):
-    header = "Utterance_ID,Dialogue_Act,Channel_ID,Speaker,Dialogue_ID,Utterance"
+    header = (
+      "Utterance_ID,Dialogue_Act,Channel_ID,Speaker,Dialogue_ID,Utterance"
+    )
     ids = "Bzz001-c3_0000216_0005914"
     rows = [
       f"1394,{ids},f,Bzz001-c3,fe901,Bzz001,so ==",
@@ -90,9 +92,7 @@ class MrdaTest(absltest.TestCase):
     meeting = self._load().splits["train"][1]
     self.assertLen(meeting.texts, _LONGEST)
     self.assertLen(set(meeting.speakers), 9)
-    np.testing.assert_array_equal(
-      meeting.gold.argmax(1)[:5], [0, 1, 2, 3, 4]
-    )
+    np.testing.assert_array_equal(meeting.gold.argmax(1)[:5], [0, 1, 2, 3, 4])
     # Ten tokens an utterance: what a segment holds does not grow with it.
     tokens = segments.UtteranceTokens(
       np.zeros(10 * _LONGEST), np.arange(_LONGEST + 1) * 10, [0, _LONGEST]
@@ -128,13 +128,17 @@ class MrdaTest(absltest.TestCase):
     ):
       self._load()
     self._write("mrda_data/val/Bzz003.txt", "me902|a|Z|z|z")
-    with self.assertRaisesRegex(ValueError, r"must be of S, B, D, F, Q; got 'Z'"):
+    with self.assertRaisesRegex(
+      ValueError, r"must be of S, B, D, F, Q; got 'Z'"
+    ):
       self._load()
     self._write("mrda_data/metadata/val_split.txt", "Bzz003", "Bzz003")
     with self.assertRaisesRegex(ValueError, "got 'Bzz003' twice"):
       self._load()
     self._write("mrda_data/metadata/val_split.txt", "Bzz009")
-    with self.assertRaisesRegex(ValueError, r"lacks 'mrda_data/val/Bzz009\.txt'"):
+    with self.assertRaisesRegex(
+      ValueError, r"lacks 'mrda_data/val/Bzz009\.txt'"
+    ):
       self._load()
 
 
