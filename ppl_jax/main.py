@@ -29,9 +29,10 @@ def main(argv):
   with commands.user_errors():
     distributed.join()
   _LOG.info("JAX %s on %s", jax.__version__, jax.devices())
-  # A restart, and the next run alike, need not compile again.
-  cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
-  jax.config.update("jax_compilation_cache_dir", str(cache))
+  if not jax.config.jax_compilation_cache_dir:
+    # A restart, and the next run alike, need not compile again.
+    cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
   with commands.user_errors(), distributed.first_process_first("prepare"):
     inputs = inputs_lib.prepare(config, workdir)

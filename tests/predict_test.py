@@ -214,10 +214,14 @@ class PredictTest(parameterized.TestCase):
       cls.stack.enter_context(tempfile.TemporaryDirectory())
     )
     # Runs of one shape, and the commands, need not compile anew.
+    for name in (
+      "jax_compilation_cache_dir",
+      "jax_persistent_cache_min_compile_time_secs",
+    ):
+      cls.addClassCleanup(jax.config.update, name, getattr(jax.config, name))
     jax_backend.use_cache(cls.home / "xla")
     compilation_cache.reset_cache()
     cls.addClassCleanup(compilation_cache.reset_cache)
-    cls.addClassCleanup(jax.config.update, "jax_compilation_cache_dir", None)
     cls.trained = _Run(cls.home / "run")
     cls.predictor = cls.trained.predictor()
 
