@@ -1,0 +1,206 @@
+r"""Tables 2 and 3: majority class, teacher, fine-tuning alone, and ours.
+
+    python -m ppl_jax.experiments.tables23 --config=configs/dailydialog.py \
+      --config.scores=scores.parquet --config.dataset.only_scored=True \
+      --folder=runs/tables23 --seeds=0,1,2 --gold=0.1
+
+One command a dataset; all that share --folder make one table, with the paper's
+figures beside ours. The teacher is the class of the largest score (the first of
+equals; of a multi-label task the classes above 1/2) on the labelled utterances
+that --teacher, else config.scores, holds: the table says on which split. Without
+scores only the majority and fine-tuning alone are there. "ours" trains by
+config.pretrain.objective first; both use the largest share of --gold.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from ppl_jax import commands, metrics
+from ppl_jax.data import dialogues as dialogues_lib
+from ppl_jax.experiments import cells, grid, outputs, paper, teacher
+
+_TEACHER = flags.DEFINE_string(
+  "teacher", "", "Score file of the teacher's row, such as one of test."
+)
+_FINETUNE_ONLY = flags.DEFINE_multi_string(
+  "finetune_only",
+  [],
+  "Another value for the cells without votes, such as finetune.epochs=10.",
+)
+
+
+def scored(
+  prob_NxC: np.ndarray, gold_NxC: np.ndarray, task: str
+) -> dict[str, float]:
+  """Returns accuracy and macro F1 of decisions or scores."""
+  counts = metrics.Classification.from_probabilities(
+    prob_NxC, gold_NxC, np.ones(len(gold_NxC), bool), task
+  )
+  results = counts.compute([str(c) for c in range(gold_NxC.shape[1])])
+  return {name: results[name] for name in ("accuracy", "macro_f1", "count")}
+
+
+def majority(dataset: dialogues_lib.Dataset) -> dict[str, float]:
+  """Scores the most frequent set of classes of train on test."""
+  train, test = (
+    np.concatenate([d.gold[d.labelled] for d in dataset.splits[split]])
+    for split in ("train", "test")
+  )
+  sets, count = np.unique(train, axis=0, return_counts=True)
+  always = np.broadcast_to(sets[count.argmax()].astype(float), test.shape)
+  return scored(always, test, dataset.task)
+
+
+def teacher_alone(
+  dataset: dialogues_lib.Dataset, path: str
+) -> dict[str, float | str]:
+  """Scores a score file against the gold of what it scored."""
+  about = teacher.load(dataset, path)
+  known_U = ~np.isnan(about.S_UxC).any(axis=1)
+  result = scored(about.S_UxC[known_U], about.gold_UxC[known_U], dataset.task)
+  return {**result, "split": about.split}
+
+
+def _row(name: str, folder: pathlib.Path, outcomes, fixed, share) -> None:
+  """Writes what is known of a dataset, and the table of all datasets."""
+  rows = folder / "rows"
+  rows.mkdir(exist_ok=True)
+  known = {**fixed, "gold": share}
+  for method in ("fine-tune only", "ours"):
+    found = grid.accuracies(outcomes, f"{name} {method}", share)
+    known[method] = {str(seed): value for seed, value in found.items()}
+  outputs.write_text(rows / f"{name}.json", json.dumps(known, indent=2) + "\n")
+  outputs.write_csv(
+    rows / f"{name}.csv", [outcome.row() for outcome in outcomes.values()]
+  )
+  _table(folder)
+
+
+def _table(folder: pathlib.Path) -> str:
+  found = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((folder / "rows").glob("*.json"))
+  }
+  lines, flat, series = [], [], {}
+  for name, row in found.items():
+    theirs = paper.TABLE23.get(name, (None,) * len(paper.TABLE23_COLUMNS))
+    ours = [list(row[m].values()) for m in ("fine-tune only", "ours")]
+    told = row["teacher"]
+    teacher_text = "-"
+    if told:
+      teacher_text = (
+        f"{100 * told['accuracy']:.1f} ({told['split']}, {told['count']:,})"
+      )
+    lines.append(
+      [
+        name,
+        f"{100 * row['majority']['accuracy']:.1f}",
+        teacher_text,
+        f"{100 * row['gold']:g} %",
+        *(outputs.percent(values) for values in ours),
+        *("-" if value is None else f"{value:g}" for value in theirs),
+      ]
+    )
+    flat.append(
+      {
+        "dataset": name,
+        "majority": row["majority"]["accuracy"],
+        "majority_macro_f1": row["majority"]["macro_f1"],
+        "teacher": told.get("accuracy", ""),
+        "teacher_split": told.get("split", ""),
+        "teacher_utterances": told.get("count", ""),
+        "gold": row["gold"],
+        **{
+          f"{method}, seed {seed}": value
+          for method in ("fine-tune only", "ours")
+          for seed, value in row[method].items()
+        },
+        **dict(
+          zip(
+            (f"{paper.SOURCE}: {c}" for c in paper.TABLE23_COLUMNS),
+            ("" if value is None else value / 100 for value in theirs),
+            strict=True,
+          )
+        ),
+      }
+    )
+    series[name] = {
+      "majority class": [row["majority"]["accuracy"]],
+      "teacher": [told["accuracy"]] if told else [],
+      "fine-tune only": ours[0],
+      "ours": ours[1],
+      f"{paper.SOURCE}, pairwise": [] if theirs[-1] is None else [theirs[-1] / 100],
+    }
+  header = ["dataset", "majority class", "teacher (on)", "gold"]
+  header += ["fine-tune only", "ours"]
+  header += [f"paper: {column}" for column in paper.TABLE23_COLUMNS]
+  text = (
+    "# Tables 2 and 3\n\nAccuracy in percent on test, mean ± standard deviation"
+    " over seeds; the teacher's on the labelled utterances that it voted on, of"
+    f" the split named. The columns marked paper are those of {paper.SOURCE},"
+    f" of its own teacher, student and gold.\n\n{outputs.table(header, lines)}"
+  )
+  outputs.write_csv(folder / "results.csv", flat)
+  outputs.write_text(folder / "table.md", text)
+  outputs.draw_lines(
+    folder / "table.png",
+    {m: [series[n][m] for n in series] for m in next(iter(series.values()))},
+    list(series),
+    xlabel="dataset",
+    title="Tables 2 and 3",
+    joined=False,
+  )
+  return text
+
+
+def main(argv):
+  """Runs the experiment; see the module's text."""
+  commands.refuse_arguments(argv)
+  config = commands.CONFIG.value
+  with commands.user_errors():
+    folder = outputs.folder()
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    name = pathlib.Path(path).stem
+    dataset = dialogues_lib.load_config(config.dataset)
+    if "test" not in dataset.splits:
+      raise ValueError(
+        f"Tables need a test split, got {name} with"
+        f" {', '.join(dataset.splits)}. Add one."
+      )
+    told = _TEACHER.value or config.scores
+    fixed = {
+      "majority": majority(dataset),
+      "teacher": teacher_alone(dataset, told) if told else {},
+    }
+    alone = cells.parse_overrides(_FINETUNE_ONLY.value, "finetune_only")
+    rows = [
+      grid.Variant(
+        f"{name} fine-tune only",
+        {"pretrain.objective": "none", **alone},
+        votes=False,
+      )
+    ]
+    if config.scores:
+      rows.append(grid.Variant(f"{name} ours", {}))
+    share = grid.gold()[-1]
+    todo = [
+      cell
+      for cell in grid.make_cells(rows, folder)
+      if cell.about["gold"] in (0, share)
+    ]
+    outputs.write_command(
+      folder / f"command-{name}.json", seeds=grid.seeds(), gold=share
+    )
+    outcomes = cells.run(
+      todo, folder, lambda done: _row(name, folder, done, fixed, share)
+    )
+    print(f"{_table(folder)}\nTables and pictures in {folder}")
+    cells.exit_on_failures(outcomes)
+
+
+if __name__ == "__main__":
+  commands.run(main, required=["config", "folder"])
