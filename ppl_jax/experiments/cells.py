@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -178,10 +179,10 @@ def parse_overrides(given: Sequence[str], flag: str) -> dict[str, Any]:
   return overrides
 
 
-def config_flags_given() -> list[str]:
-  """Returns --config and the --config.KEY=VALUE of this command."""
+def _config_flags(overrides: Mapping[str, Any]) -> list[str]:
+  """This command's --config and --config.KEY=VALUE, and others in place."""
   flag = flags.FLAGS["config"]
-  values = config_flags.get_override_values(flag)
+  values = config_flags.get_override_values(flag) | overrides
   return [
     f"--config={config_flags.get_config_filename(flag)}",
     *(f"--config.{key}={value}" for key, value in values.items()),
@@ -189,12 +190,25 @@ def config_flags_given() -> list[str]:
 
 
 def start_command(
-  module: str, arguments: Sequence[str], log: pathlib.Path, **more: Any
+  module: str,
+  arguments: Sequence[str],
+  log: pathlib.Path,
+  *,
+  overrides: Mapping[str, Any] = types.MappingProxyType({}),
+  **more: Any,
 ) -> subprocess.Popen:
-  """Starts a module of ours with this command's config, output to a log."""
+  """Starts a command of ours on this command's config, output to a log.
+
+  Args:
+    module: of the command.
+    arguments: all but the config's.
+    log: is added to.
+    overrides: from keys of the config to other values.
+    **more: of subprocess.Popen.
+  """
   with log.open("ab") as output:
     return subprocess.Popen(
-      [sys.executable, "-m", module, *config_flags_given(), *arguments],
+      [sys.executable, "-m", module, *_config_flags(overrides), *arguments],
       stdin=subprocess.DEVNULL,
       stdout=output,
       stderr=subprocess.STDOUT,
@@ -265,12 +279,14 @@ def _alone(folder: pathlib.Path) -> Iterator[int]:
 
 def _train(cell, workdir, lock: int, bar, left: str) -> Outcome:
   log = workdir.with_name(f"{cell.name}.log")
-  arguments = [
-    f"--workdir={workdir}",
-    *(f"--config.{key}={value}" for key, value in cell.overrides.items()),
-  ]
   start = time.monotonic()
-  process = start_command("ppl_jax.main", arguments, log, pass_fds=(lock,))
+  process = start_command(
+    "ppl_jax.main",
+    [f"--workdir={workdir}"],
+    log,
+    overrides=cell.overrides,
+    pass_fds=(lock,),
+  )
   try:
     while True:
       with contextlib.suppress(subprocess.TimeoutExpired):

@@ -18,6 +18,12 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, such as 0,1,2.")
 _GOLD = flags.DEFINE_list(
   "gold", ["0", "0.01", "0.1"], "Shares of gold, such as 0,0.01,0.1."
 )
+_FINETUNE_ONLY = flags.DEFINE_multi_string(
+  "finetune_only",
+  [],
+  "Another value for the cells without votes, such as finetune.epochs=10: more"
+  " steps on gold may suit them. May be given several times.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,12 @@ def gold() -> list[float]:
       f"--gold must be shares in [0, 1], got {shares}. Correct them."
     )
   return shares
+
+
+def finetune_only(name: str) -> Variant:
+  """Returns the row of gold alone, with what --finetune_only sets."""
+  values = cells.parse_overrides(_FINETUNE_ONLY.value, "finetune_only")
+  return Variant(name, {"pretrain.objective": "none", **values}, votes=False)
 
 
 def _numbers(flag, kind, rule: str) -> list:

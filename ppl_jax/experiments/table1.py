@@ -22,17 +22,12 @@ seeds, shares or methods add cells to the folder.
 from absl import flags
 
 from ppl_jax import commands
-from ppl_jax.experiments import cells, grid, outputs, paper
+from ppl_jax.experiments import grid, outputs, paper
 
 _ALONE = "fine-tune only"
 _METHODS = (_ALONE, "pointwise", "pairwise", "joint")
 _CHOSEN = flags.DEFINE_list("methods", list(_METHODS), "The rows.")
-_FINETUNE_ONLY = flags.DEFINE_multi_string(
-  "finetune_only",
-  [],
-  "Another value for the cells without votes, such as finetune.epochs=10: more"
-  " steps on gold may suit them. May be given several times.",
-)
+
 
 
 def variants() -> list[grid.Variant]:
@@ -47,9 +42,8 @@ def variants() -> list[grid.Variant]:
       f"--methods must be some of {', '.join(_METHODS)}, got"
       f" {','.join(_CHOSEN.value)!r}. Correct it."
     )
-  alone = cells.parse_overrides(_FINETUNE_ONLY.value, "finetune_only")
   return [
-    grid.Variant(name, {"pretrain.objective": "none", **alone}, votes=False)
+    grid.finetune_only(name)
     if name == _ALONE
     else grid.Variant(name, {"pretrain.objective": name})
     for name in _METHODS

@@ -15,54 +15,17 @@ config.pretrain.objective first; both use the largest share of --gold.
 import json
 import pathlib
 
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from ppl_jax import commands, metrics
+from ppl_jax import commands
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.experiments import cells, grid, outputs, paper, teacher
 
 _TEACHER = flags.DEFINE_string(
   "teacher", "", "Score file of the teacher's row, such as one of test."
 )
-_FINETUNE_ONLY = flags.DEFINE_multi_string(
-  "finetune_only",
-  [],
-  "Another value for the cells without votes, such as finetune.epochs=10.",
-)
 
-
-def scored(
-  prob_NxC: np.ndarray, gold_NxC: np.ndarray, task: str
-) -> dict[str, float]:
-  """Returns accuracy and macro F1 of decisions or scores."""
-  counts = metrics.Classification.from_probabilities(
-    prob_NxC, gold_NxC, np.ones(len(gold_NxC), bool), task
-  )
-  results = counts.compute([str(c) for c in range(gold_NxC.shape[1])])
-  return {name: results[name] for name in ("accuracy", "macro_f1", "count")}
-
-
-def majority(dataset: dialogues_lib.Dataset) -> dict[str, float]:
-  """Scores the most frequent set of classes of train on test."""
-  train, test = (
-    np.concatenate([d.gold[d.labelled] for d in dataset.splits[split]])
-    for split in ("train", "test")
-  )
-  sets, count = np.unique(train, axis=0, return_counts=True)
-  always = np.broadcast_to(sets[count.argmax()].astype(float), test.shape)
-  return scored(always, test, dataset.task)
-
-
-def teacher_alone(
-  dataset: dialogues_lib.Dataset, path: str
-) -> dict[str, float | str]:
-  """Scores a score file against the gold of what it scored."""
-  about = teacher.load(dataset, path)
-  known_U = ~np.isnan(about.S_UxC).any(axis=1)
-  result = scored(about.S_UxC[known_U], about.gold_UxC[known_U], dataset.task)
-  return {**result, "split": about.split}
 
 
 def _row(name: str, folder: pathlib.Path, outcomes, fixed, share) -> None:
@@ -173,17 +136,10 @@ def main(argv):
       )
     told = _TEACHER.value or config.scores
     fixed = {
-      "majority": majority(dataset),
-      "teacher": teacher_alone(dataset, told) if told else {},
+      "majority": teacher.majority(dataset),
+      "teacher": teacher.accuracy(dataset, told) if told else {},
     }
-    alone = cells.parse_overrides(_FINETUNE_ONLY.value, "finetune_only")
-    rows = [
-      grid.Variant(
-        f"{name} fine-tune only",
-        {"pretrain.objective": "none", **alone},
-        votes=False,
-      )
-    ]
+    rows = [grid.finetune_only(f"{name} fine-tune only")]
     if config.scores:
       rows.append(grid.Variant(f"{name} ours", {}))
     share = grid.gold()[-1]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from ppl_jax import metrics
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import ensembles
 from ppl_jax.data import scores as scores_lib
@@ -122,6 +123,38 @@ def load(
   return Teacher(
     dataset.classes, dataset.task, split, np.concatenate(numbers), *arrays
   )
+
+
+def majority(dataset: dialogues_lib.Dataset) -> dict[str, float]:
+  """Scores the most frequent set of classes of train on test."""
+  train, test = (
+    np.concatenate([d.gold[d.labelled] for d in dataset.splits[split]])
+    for split in ("train", "test")
+  )
+  sets, count = np.unique(train, axis=0, return_counts=True)
+  always = np.broadcast_to(sets[count.argmax()].astype(float), test.shape)
+  return _scored(always, test, dataset.task)
+
+
+def accuracy(
+  dataset: dialogues_lib.Dataset, path: str | pathlib.Path
+) -> dict[str, float | str]:
+  """Scores a score file against the gold of what it scored."""
+  about = load(dataset, path)
+  known_U = ~np.isnan(about.S_UxC).any(axis=1)
+  result = _scored(about.S_UxC[known_U], about.gold_UxC[known_U], dataset.task)
+  return {**result, "split": about.split}
+
+
+def _scored(
+  prob_NxC: np.ndarray, gold_NxC: np.ndarray, task: str
+) -> dict[str, float]:
+  """Returns accuracy and macro F1 of decisions or scores."""
+  counts = metrics.Classification.from_probabilities(
+    prob_NxC, gold_NxC, np.ones(len(gold_NxC), bool), task
+  )
+  results = counts.compute([str(c) for c in range(gold_NxC.shape[1])])
+  return {name: results[name] for name in ("accuracy", "macro_f1", "count")}
 
 
 def thin(scores: scores_lib.Scores, size: int, seed: int) -> scores_lib.Scores:

@@ -9,7 +9,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import corpus
 
 from ppl_jax.data import dialogues, scores
-from ppl_jax.experiments import tables23, teacher
+from ppl_jax.experiments import teacher
 
 
 class TeacherTest(absltest.TestCase):
@@ -106,9 +106,9 @@ class TeacherTest(absltest.TestCase):
     train = np.concatenate([d.gold for d in self.dataset.splits["train"]])
     gold = np.concatenate([d.gold for d in test])
     most = train.sum(axis=0).argmax()
-    result = tables23.majority(self.dataset)
+    result = teacher.majority(self.dataset)
     self.assertAlmostEqual(result["accuracy"], gold[:, most].mean())
-    told = tables23.teacher_alone(self.dataset, self.config.scores)
+    told = teacher.accuracy(self.dataset, self.config.scores)
     S = np.concatenate([row.score for row in self.scores.rows.values()])
     self.assertAlmostEqual(
       told["accuracy"], (S.argmax(1) == train.argmax(1)).mean()

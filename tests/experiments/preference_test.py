@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 from absl.testing import absltest
 
-from ppl_jax.experiments import figure4
+from ppl_jax.experiments import preference
 
 
 def _data(seed, D=12, C=2, continuous=False):
@@ -37,7 +37,7 @@ class PairsTest(absltest.TestCase):
   def test_sums_are_those_of_the_pairs(self):
     for continuous in (False, True):
       S, gold, dialogue = _data(0, continuous=continuous)
-      sums = figure4.Pairs(S, gold, dialogue).sums(np.ones((1, 12)))
+      sums = preference.Pairs(S, gold, dialogue).sums(np.ones((1, 12)))
       np.testing.assert_allclose(
         sums[0], _brute_force(S, gold, dialogue, dialogue), rtol=1e-6
       )
@@ -47,7 +47,7 @@ class PairsTest(absltest.TestCase):
     rng = np.random.default_rng(1)
     drawn = rng.integers(0, 12, (2, 12))
     weights = np.stack([np.bincount(row, minlength=12) for row in drawn])
-    sums = figure4.Pairs(S, gold, dialogue).sums(weights)
+    sums = preference.Pairs(S, gold, dialogue).sums(weights)
     for b, row in enumerate(drawn):
       rows = [np.flatnonzero(dialogue == d) for d in row]
       copies = np.repeat(np.arange(12), [len(r) for r in rows])
@@ -66,7 +66,7 @@ class FitTest(absltest.TestCase):
       slope, intercept = np.polyfit(
         x, y, 1, w=np.sqrt(count) if weighted else None
       )
-      lines = figure4.fit(sums, weighted=weighted)
+      lines = preference.fit(sums, weighted=weighted)
       np.testing.assert_allclose(lines.slope, slope)
       np.testing.assert_allclose(lines.intercept, intercept)
 
@@ -74,7 +74,7 @@ class FitTest(absltest.TestCase):
     sums = np.zeros((2, 5, 3))
     sums[0, [1, 3]] = [(10, 2, 3), (5, 4, 3.5)]
     sums[1, 2] = (4, 1, 2)
-    lines = figure4.fit(sums)
+    lines = preference.fit(sums)
     np.testing.assert_allclose(lines.slope, [(0.8 - 0.2) / (0.7 - 0.3), np.nan])
 
   def test_shifts_of_a_dialogue_flatten_the_control(self):
@@ -84,12 +84,12 @@ class FitTest(absltest.TestCase):
     p = rng.random((2_400, 1)) * 0.5
     shift = 0.5 * rng.random((300, 1))[dialogue]
     gold = (rng.random(p.shape) < p * 2).astype(np.uint8)
-    pairs = figure4.Pairs(p + shift, gold, dialogue)
+    pairs = preference.Pairs(p + shift, gold, dialogue)
     sums = pairs.sums(np.ones((1, 300)))[0]
-    resampled = figure4.resample(pairs, 200, seed=0)
+    resampled = preference.resample(pairs, 200, seed=0)
     rows = {
       row["pairs"]: row
-      for row in figure4.slopes(sums, resampled)
+      for row in preference.slopes(sums, resampled)
       if row["buckets"] == "weighed by pairs"
     }
     less = rows["one dialogue less different dialogues"]
