@@ -223,7 +223,9 @@ def main(argv):
     rows = variants(what, values, _NOISE.value, data)
     names = [row.name for row in rows]
     usual = _SETTINGS[what][2]
-    on = f", votes simulated with errors by {_NOISE.value}" if _NOISE.value else ""
+    on = (
+      f", votes simulated with errors by {_NOISE.value}" if _NOISE.value else ""
+    )
     grid.run(
       rows,
       reference=usual if usual in names else names[0],

@@ -28,7 +28,8 @@ from ml_collections import ConfigDict, config_flags
 from ppl_jax import commands, predictions
 
 _LAST_LINES = 12
-_POLL = 0.2  # seconds
+_TAIL = 20_000  # bytes of a log that are looked at
+_POLL = 1.0  # seconds
 # Where these differ the run is the same.
 _FREE_KEYS = ("batch.shards", "init_from")
 
@@ -218,7 +219,9 @@ def start_command(
 
 def last_lines(log: pathlib.Path, count: int = _LAST_LINES) -> list[str]:
   """Returns the last lines of a log that are not blank."""
-  text = log.read_bytes()[-20_000:].decode("utf-8", "replace")
+  with log.open("rb") as file:
+    file.seek(max(0, log.stat().st_size - _TAIL))
+    text = file.read().decode("utf-8", "replace")
   lines = [line.rstrip() for line in text.replace("\r", "\n").split("\n")]
   return [line for line in lines if line.strip()][-count:]
 

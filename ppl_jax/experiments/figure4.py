@@ -104,7 +104,9 @@ def main(argv):
     folder / "command.json", seeds=[config.seed], resamples=_RESAMPLES.value
   )
   outputs.write_csv(folder / "slopes.csv", rows)
-  names = [f"({m / BUCKETS:.1f}, {(m + 1) / BUCKETS:.1f}]" for m in range(BUCKETS)]
+  names = [
+    f"({m / BUCKETS:.1f}, {(m + 1) / BUCKETS:.1f}]" for m in range(BUCKETS)
+  ]
   buckets = [
     {
       "kind": kind,

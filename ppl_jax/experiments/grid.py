@@ -207,7 +207,9 @@ def _write(
       folder / "table.png", lines, names, xlabel=xlabel, title=title
     )
   else:
-    lines = {v.name: [found[v.name, share] for share in shares] for v in variants}
+    lines = {
+      v.name: [found[v.name, share] for share in shares] for v in variants
+    }
     outputs.draw_lines(
       folder / "table.png", lines, columns, xlabel="share of gold", title=title
     )
@@ -245,7 +247,9 @@ def _compare(variants, outcomes, reference: str) -> list[dict[str, Any]]:
         dialogues = np.array(test.dialogue_ids)
         rights.append((one, other))
         rows.append(
-          _row(share, variant, seed, 1, bootstrap.difference(one, other, dialogues))
+          _row(
+            share, variant, seed, 1, bootstrap.difference(one, other, dialogues)
+          )
         )
       if len(rights) > 1:
         one, other = np.mean(rights, axis=0)

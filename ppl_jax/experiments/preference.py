@@ -38,7 +38,9 @@ def bucket_sums(
     np.pad(np.cumsum(values, axis=1), pad)
     for values in (both_BxV, negative_BxV, both_BxV * S_V)
   )
-  above = np.zeros((len(both_BxV), BUCKETS + 1, 3))  # an edge; the last has none
+  above = np.zeros(
+    (len(both_BxV), BUCKETS + 1, 3)
+  )  # an edge; the last has none
   for m in range(BUCKETS):
     j_V = np.searchsorted(S_V, S_V - m / BUCKETS - _TOLERANCE)
     count = below_both[:, j_V]

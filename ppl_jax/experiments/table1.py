@@ -29,7 +29,6 @@ _METHODS = (_ALONE, "pointwise", "pairwise", "joint")
 _CHOSEN = flags.DEFINE_list("methods", list(_METHODS), "The rows.")
 
 
-
 def variants() -> list[grid.Variant]:
   """Returns the rows of --methods.
 

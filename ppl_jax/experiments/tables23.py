@@ -25,7 +25,8 @@ from ppl_jax.experiments import cells, grid, outputs, paper, teacher
 _TEACHER = flags.DEFINE_string(
   "teacher", "", "Score file of the teacher's row, such as one of test."
 )
-
+_METHODS = ("fine-tune only", "ours")
+_KEPT = ("accuracy", "macro_f1", "count")
 
 
 def _row(name: str, folder: pathlib.Path, outcomes, fixed, share) -> None:
@@ -33,7 +34,7 @@ def _row(name: str, folder: pathlib.Path, outcomes, fixed, share) -> None:
   rows = folder / "rows"
   rows.mkdir(exist_ok=True)
   known = {**fixed, "gold": share}
-  for method in ("fine-tune only", "ours"):
+  for method in _METHODS:
     found = grid.accuracies(outcomes, f"{name} {method}", share)
     known[method] = {str(seed): value for seed, value in found.items()}
   outputs.write_text(rows / f"{name}.json", json.dumps(known, indent=2) + "\n")
@@ -44,62 +45,52 @@ def _row(name: str, folder: pathlib.Path, outcomes, fixed, share) -> None:
 
 
 def _table(folder: pathlib.Path) -> str:
-  found = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted((folder / "rows").glob("*.json"))
-  }
+  """Writes the table of all datasets in the folder; returns the Markdown."""
   lines, flat, series = [], [], {}
-  for name, row in found.items():
-    theirs = paper.TABLE23.get(name, (None,) * len(paper.TABLE23_COLUMNS))
-    ours = [list(row[m].values()) for m in ("fine-tune only", "ours")]
+  for path in sorted((folder / "rows").glob("*.json")):
+    row = json.loads(path.read_text())
     told = row["teacher"]
-    teacher_text = "-"
+    theirs = paper.TABLE23.get(path.stem, (None,) * len(paper.TABLE23_COLUMNS))
+    series[path.stem] = {
+      "majority class": [row["majority"]["accuracy"]],
+      "teacher": [told["accuracy"]] if told else [],
+      **{method: list(row[method].values()) for method in _METHODS},
+      paper.SOURCE: [] if theirs[-1] is None else [theirs[-1] / 100],
+    }
+    texts = {
+      name: outputs.percent(values)
+      for name, values in series[path.stem].items()
+    }
     if told:
-      teacher_text = (
-        f"{100 * told['accuracy']:.1f} ({told['split']}, {told['count']:,})"
-      )
+      texts["teacher"] += f" ({told['split']}, {told['count']:,})"
     lines.append(
       [
-        name,
-        f"{100 * row['majority']['accuracy']:.1f}",
-        teacher_text,
+        path.stem,
+        texts["majority class"],
+        texts["teacher"],
         f"{100 * row['gold']:g} %",
-        *(outputs.percent(values) for values in ours),
+        *(texts[method] for method in _METHODS),
         *("-" if value is None else f"{value:g}" for value in theirs),
       ]
     )
     flat.append(
       {
-        "dataset": name,
-        "majority": row["majority"]["accuracy"],
-        "majority_macro_f1": row["majority"]["macro_f1"],
-        "teacher": told.get("accuracy", ""),
-        "teacher_split": told.get("split", ""),
-        "teacher_utterances": told.get("count", ""),
+        "dataset": path.stem,
+        **{f"majority_{key}": row["majority"][key] for key in _KEPT},
+        **{f"teacher_{key}": told.get(key, "") for key in (*_KEPT, "split")},
         "gold": row["gold"],
         **{
           f"{method}, seed {seed}": value
-          for method in ("fine-tune only", "ours")
+          for method in _METHODS
           for seed, value in row[method].items()
         },
-        **dict(
-          zip(
-            (f"{paper.SOURCE}: {c}" for c in paper.TABLE23_COLUMNS),
-            ("" if value is None else value / 100 for value in theirs),
-            strict=True,
-          )
-        ),
+        **{
+          f"{paper.SOURCE}: {column}": "" if value is None else value / 100
+          for column, value in zip(paper.TABLE23_COLUMNS, theirs, strict=True)
+        },
       }
     )
-    series[name] = {
-      "majority class": [row["majority"]["accuracy"]],
-      "teacher": [told["accuracy"]] if told else [],
-      "fine-tune only": ours[0],
-      "ours": ours[1],
-      f"{paper.SOURCE}, pairwise": [] if theirs[-1] is None else [theirs[-1] / 100],
-    }
-  header = ["dataset", "majority class", "teacher (on)", "gold"]
-  header += ["fine-tune only", "ours"]
+  header = ["dataset", "majority class", "teacher (on)", "gold", *_METHODS]
   header += [f"paper: {column}" for column in paper.TABLE23_COLUMNS]
   text = (
     "# Tables 2 and 3\n\nAccuracy in percent on test, mean ± standard deviation"
@@ -109,9 +100,10 @@ def _table(folder: pathlib.Path) -> str:
   )
   outputs.write_csv(folder / "results.csv", flat)
   outputs.write_text(folder / "table.md", text)
+  legends = next(iter(series.values()))
   outputs.draw_lines(
     folder / "table.png",
-    {m: [series[n][m] for n in series] for m in next(iter(series.values()))},
+    {legend: [row[legend] for row in series.values()] for legend in legends},
     list(series),
     xlabel="dataset",
     title="Tables 2 and 3",

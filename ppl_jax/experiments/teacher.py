@@ -73,9 +73,7 @@ def score_file(
   return path
 
 
-def make_scores(
-  path: pathlib.Path, votes: Sequence[str], *flags: str
-) -> None:
+def make_scores(path: pathlib.Path, votes: Sequence[str], *flags: str) -> None:
   """Runs `python -m labeling.scores` on this command's config.
 
   Raises:
@@ -89,9 +87,7 @@ def make_scores(
     raise ValueError("\n".join(cells.last_lines(log)).removeprefix("error: "))
 
 
-def load(
-  dataset: dialogues_lib.Dataset, path: str | pathlib.Path
-) -> Teacher:
+def load(dataset: dialogues_lib.Dataset, path: str | pathlib.Path) -> Teacher:
   """Reads a score file beside its dialogues' gold; labelled utterances only.
 
   Raises:
@@ -112,7 +108,9 @@ def load(
       continue
     dialogue = dialogues[d]
     row, keep = scores.rows[dialogue.dialogue_id], dialogue.labelled
-    parts.append((row.votes[keep], row.valid[keep], S_LxC[keep], dialogue.gold[keep]))
+    parts.append(
+      (row.votes[keep], row.valid[keep], S_LxC[keep], dialogue.gold[keep])
+    )
     numbers.append(np.full(keep.sum(), d))
   if not sum(map(len, numbers)):
     raise ValueError(

@@ -21,7 +21,11 @@ def _said(logits, gold, task):
 class RightTest(absltest.TestCase):
   def test_is_the_accuracy_of_the_metrics(self):
     rng = np.random.default_rng(0)
-    for task, C in (("single_label", 4), ("single_label", 1), ("multi_label", 3)):
+    for task, C in (
+      ("single_label", 4),
+      ("single_label", 1),
+      ("multi_label", 3),
+    ):
       logits = rng.normal(size=(200, C))
       gold = rng.random((200, C)) < 0.5
       if task == "single_label" and C > 1:

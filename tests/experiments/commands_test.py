@@ -23,7 +23,9 @@ class CommandsTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.home = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+    cls.home = pathlib.Path(
+      cls.enterClassContext(tempfile.TemporaryDirectory())
+    )
     cls.config = corpus.config(corpus.write(cls.home / "data"))
     cls.dataset = dialogues.load_config(cls.config.dataset)
 
@@ -61,7 +63,9 @@ class CommandsTest(absltest.TestCase):
     rows = self.rows(folder / "figure3.csv")
     self.assertEqual([int(row["votes"]) for row in rows[::2]], [1, 2, 3, 4, 5])
     # All votes are drawn in but one way.
-    self.assertEqual([float(r["standard_deviation"]) for r in rows[-2:]], [0, 0])
+    self.assertEqual(
+      [float(r["standard_deviation"]) for r in rows[-2:]], [0, 0]
+    )
     self.assertGreater((folder / "figure3.png").stat().st_size, 5_000)
     self.assertIn("mean ± standard deviation over 4 draws", run.stdout)
     about = json.loads((folder / "command.json").read_text())
@@ -164,7 +168,9 @@ class CommandsTest(absltest.TestCase):
     self.assertIn("3 of 3 cells failed", run.stderr)
     (row,) = self.rows(folder / "results.csv")
     majority = teacher.majority(self.dataset)["accuracy"]
-    self.assertAlmostEqual(float(row["majority"]), majority, delta=1e-5)
+    self.assertAlmostEqual(
+      float(row["majority_accuracy"]), majority, delta=1e-5
+    )
     self.assertEqual(row["teacher_split"], "train")
     self.assertIn("| jsonl |", (folder / "table.md").read_text())
 

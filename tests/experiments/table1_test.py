@@ -92,7 +92,8 @@ class Table1Test(absltest.TestCase):
       [row["status"] for row in self.rows()], ["failed"] + ["finished"] * 2
     )
     finished = {
-      path: path.stat().st_mtime_ns for path in self.cells.glob("*/results.json")
+      path: path.stat().st_mtime_ns
+      for path in self.cells.glob("*/results.json")
     }
     self.assertLen(finished, 2)
 
@@ -106,12 +107,17 @@ class Table1Test(absltest.TestCase):
         float(row["accuracy"]), results["test"]["accuracy"], delta=1e-5
       )
     kept = {str(p.relative_to(self.cells)) for p in self.cells.glob("*/*/*")}
-    self.assertContainsSubset({"pairwise-gold0-seed0/checkpoints/pretrained"}, kept)
+    self.assertContainsSubset(
+      {"pairwise-gold0-seed0/checkpoints/pretrained"}, kept
+    )
     self.assertFalse([name for name in kept if name.endswith("state")])
     self.assertLen([name for name in kept if "checkpoints/" in name], 1)
     (compared,) = self.rows("bootstrap.csv")
-    accuracy = {row["variant"]: float(row["accuracy"]) for row in rows.values()
-                if row["gold"] == "0.2"}
+    accuracy = {
+      row["variant"]: float(row["accuracy"])
+      for row in rows.values()
+      if row["gold"] == "0.2"
+    }
     self.assertAlmostEqual(
       float(compared["difference"]),
       accuracy["pairwise"] - accuracy["fine-tune only"],
