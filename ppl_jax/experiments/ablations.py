@@ -13,16 +13,16 @@ r"""Ablations: one setting is varied, all else is the config's.
     targets      hard labels of the teacher in the pair loss, or soft ones
     scope        pairs of one dialogue or of different ones (hypothesis H1)
     votes        N votes an utterance, drawn from those in the score file
-    calibrated   uniform shares of votes against scores calibrated on the gold of
-                 --gold_dialogues dialogues; needs --votes
-    noise        votes simulated from gold, whose error a whole dialogue shares or
-                 each utterance has its own, at the same error rate, under pairwise
-                 and pointwise training (hypothesis H2)
+    calibrated   uniform shares of votes against scores calibrated on the gold
+                 of --gold_dialogues dialogues; needs --votes
+    noise        votes simulated from gold, whose error a whole dialogue shares
+                 or each utterance has its own, at the same error rate, under
+                 pairwise and pointwise training (hypothesis H2)
 
 --values takes some of an ablation's values, or others. --noise=dialogue (or
-utterance) runs alpha, scope and the like on votes simulated in that way. They are
-simulated for the dialogues of config.scores where that is given, else for all of
-train. The folder fills as that of table1 does, see its --help.
+utterance) runs alpha, scope and the like on votes simulated in that way, for
+the dialogues of config.scores where that is given, else for all of train. The
+folder fills as that of table1 does, see its --help.
 """
 
 import pathlib

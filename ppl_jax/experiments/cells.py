@@ -1,8 +1,8 @@
 """Cells of an experiment: each one run of `python -m ppl_jax.main`.
 
 A cell's folder is FOLDER/cells/NAME, its log NAME.log beside it. A cell that is
-finished is never run again; one that was killed goes on from its checkpoint; one
-that fails is reported, and the others go on.
+finished is never run again; one that was killed goes on from its checkpoint;
+one that fails is reported, and the others go on.
 """
 
 import ast
@@ -139,7 +139,7 @@ def run(
       else:
         outcome = _train(cell, workdir, lock, bar, left)
       if outcome.error:
-        tqdm.tqdm.write(f"{cell.name} failed: {outcome.error}")
+        tqdm.tqdm.write(f"{cell.name} failed: {outcome.error}", sys.stderr)
       else:
         _delete_checkpoints(cell, workdir)
       outcomes[cell.name] = outcome

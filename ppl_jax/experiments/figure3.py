@@ -3,11 +3,11 @@ r"""Figure 3: the calibration error of scores against the number of votes.
     python -m ppl_jax.experiments.figure3 --config=configs/dailydialog.py \
       --votes=votes.jsonl.gz --folder=runs/figure3
 
-Of every utterance's votes 1, 2, ... are drawn without replacement, --draws times,
-and the error of their shares is measured on all classes: without S = 0, and with
-it in the first bucket (the paper leaves that open). Votes are those of a score
-file, --config.scores=FILE, or of --votes=FILE. The folder gets figure3.csv, .md,
-.png and command.json.
+Of every utterance's votes 1, 2, ... are drawn without replacement, --draws
+times, and the error of their shares is measured on all classes: without S = 0,
+and with it in the first bucket (the paper leaves that open). Votes are those of
+a score file, --config.scores=FILE, or of --votes=FILE. The folder gets
+figure3.csv, .md, .png and command.json.
 """
 
 import numpy as np
@@ -45,9 +45,9 @@ def _draw(path, sizes, errors) -> None:
       ha="center",
     )
   axis.set(
-    xlabel="votes an utterance",
+    xlabel="votes on an utterance",
     ylabel="expected calibration error",
-    title="Figure 3",
+    title="Figure 3: mean and standard deviation over draws",
   )
   axis.set_ylim(bottom=0)
   if len(sizes) <= 12:
@@ -109,8 +109,8 @@ def main(argv):
     f" {len(told.gold_UxC):,} labelled utterances of {told.split} and"
     f" {len(told.classes)} classes; mean ± standard deviation over"
     f" {_DRAWS.value} draws of the votes.\n\n{table}\nThe paper's falls from"
-    f" {paper.FIGURE3[first]} at {first} vote to {paper.FIGURE3[last]} at {last}"
-    f" ({paper.SOURCE}, its own votes).\n"
+    f" {paper.FIGURE3[first]} at {first} vote to {paper.FIGURE3[last]} at"
+    f" {last} ({paper.SOURCE}, its own votes).\n"
   )
   outputs.write_text(folder / "figure3.md", text)
   _draw(folder / "figure3.png", sizes, errors)

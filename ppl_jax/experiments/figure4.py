@@ -4,12 +4,13 @@ r"""Figure 4: does a larger score mean a positive label, within a dialogue?
       --votes=votes.jsonl.gz --folder=runs/figure4
 
 The share of pairs of utterances with y_i = 1 and y_j = 0 in five buckets of
-S_i - S_j > 0, over all classes: pairs of one dialogue, of different dialogues (the
-control), and all. A line is fitted through each one's buckets, weighed by their
-pairs, and once more with all buckets alike; its slope, and the difference that
-hypothesis H2 is about, have 95 % intervals over resampled dialogues. Scores are
-those of a score file, --config.scores=FILE, or the shares of --votes=FILE. The
-folder gets figure4.csv, slopes.csv, figure4.md, .png and command.json.
+S_i - S_j > 0, over all classes: pairs of one dialogue, of different dialogues
+(the control), and all. A line is fitted through each one's buckets, weighed by
+their pairs, and once more with all buckets alike; its slope, and the difference
+that hypothesis H2 is about, have 95 % intervals over resampled dialogues.
+Scores are those of a score file, --config.scores=FILE, or the shares of
+--votes=FILE. The folder gets figure4.csv, slopes.csv, figure4.md, .png and
+command.json.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ _RESAMPLES = flags.DEFINE_integer(
 
 
 def _draw(path, sums, resampled, rows) -> None:
-  fig = figure.Figure(figsize=(6.5, 4.8), layout="constrained")
+  fig = figure.Figure(figsize=(6.5, 5), layout="constrained")
   axis = fig.subplots()
   lines = preference.fit(sums)
   for k, (name, marker) in enumerate(zip(KINDS, "osx", strict=True)):
@@ -43,18 +44,18 @@ def _draw(path, sums, resampled, rows) -> None:
     low, high = np.reshape(ends, (-1, 2)).T
     told = rows[k]
     label = (
-      f"{name}: slope {told['slope']:.2f} ({told['low']:.2f} to"
-      f" {told['high']:.2f})"
+      f"{name}: slope {told['slope']:.3f} [{told['low']:.3f},"
+      f" {told['high']:.3f}]"
     )
-    # "All pairs" lie on the control where dialogues are many.
-    x = x + 0.006 * (k - 1)
+    # Side by side: "all pairs" lie on the control where dialogues are many.
     drawn = axis.errorbar(
-      x,
+      x + 0.015 * (k - 1),
       y,
       yerr=np.maximum([y - low, high - y], 0),
       fmt=marker,
       markersize=5,
-      capsize=3,
+      capsize=2,
+      linewidth=1,
       label=label,
     )
     ends_x = np.array([0.0, 1.0])
@@ -62,19 +63,19 @@ def _draw(path, sums, resampled, rows) -> None:
       ends_x,
       lines.intercept[k] + lines.slope[k] * ends_x,
       color=drawn[0].get_color(),
-      linestyle=":" if k == 2 else "-",
-      linewidth=1,
+      linestyle=("-", "-", (0, (2, 4)))[k],
+      linewidth=1.5,
     )
   for edge in np.linspace(0, 1, BUCKETS + 1):
     axis.axvline(edge, color="0.92", linewidth=1, zorder=0)
   axis.set(
-    xlabel="difference of the scores, S_i - S_j (mean of its bucket)",
-    ylabel="share of pairs with y_i = 1, y_j = 0",
-    xlim=(0, 1.03),
-    title="Figure 4",
+    xlabel="$S_i - S_j$, mean of its bucket",
+    ylabel="share of pairs with $y_i = 1$, $y_j = 0$",
+    xlim=(0, 1.04),
+    title="Figure 4: bars and brackets are 95 % over dialogues",
   )
   axis.set_ylim(bottom=0)
-  axis.legend(loc="upper left", fontsize=9)
+  axis.legend(loc="lower right", fontsize=9)
   outputs.save(fig, path)
 
 
@@ -147,10 +148,11 @@ def main(argv):
   weighed, alike = rows[len(KINDS)], rows[-1]
   text = (
     f"# Figure 4\n\nShare of pairs with y_i = 1 and y_j = 0, over {pairs.D:,}"
-    f" dialogues, {len(told.gold_UxC):,} labelled utterances of {told.split} and"
-    f" {len(told.classes)} classes.\n\n{shares}\nLines through the buckets, with"
-    f" {_RESAMPLES.value:,} resamples of the dialogues.\n\n{fits}\nWith buckets"
-    f" weighed by their pairs {_claim(weighed)}; with all alike {_claim(alike)}.\n"
+    f" dialogues, {len(told.gold_UxC):,} labelled utterances of {told.split}"
+    f" and {len(told.classes)} classes.\n\n{shares}\nLines through the buckets,"
+    f" with {_RESAMPLES.value:,} resamples of the dialogues.\n\n{fits}\nWith"
+    f" buckets weighed by their pairs {_claim(weighed)}; with all alike"
+    f" {_claim(alike)}.\n"
   )
   outputs.write_text(folder / "figure4.md", text)
   _draw(folder / "figure4.png", sums, resampled, rows)

@@ -1,7 +1,7 @@
 """Variants of a run x shares of gold x seeds, as a table with intervals.
 
-One first phase of a (variant, seed) serves all shares of gold: it is the cell of
-gold 0, and the others start from it.
+One first phase of a variant and seed serves all shares of gold: it is the cell
+of gold 0, and the others start from it.
 """
 
 import dataclasses

@@ -52,7 +52,7 @@ def write_command(path: pathlib.Path, **more: Any) -> None:
     "command": shlex.join(["python", *program, *sys.argv[1:]]),
     "directory": os.getcwd(),
     "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    "machine": f"{platform.platform()}, {os.cpu_count()} CPUs",
     "versions": versions,
     "git": _git(),
     **more,

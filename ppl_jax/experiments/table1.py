@@ -4,9 +4,9 @@ r"""Table 1: what votes add to a little gold, and pairs to votes.
       --config.scores=scores.parquet --config.dataset.only_scored=True \
       --folder=runs/table1 --seeds=0,1,2 --gold=0,0.01,0.05,0.1,0.25
 
-Rows are fine-tuning on gold alone, and pointwise, pairwise and joint training on
-votes before it; columns are shares of gold. A method's first phase is trained
-once a seed and serves all shares. Into the folder go
+Rows are fine-tuning on gold alone, and pointwise, pairwise and joint training
+on votes before it; columns are shares of gold. A method's first phase is
+trained once a seed and serves all shares. Into the folder go
 
     table.md, table.png   means and standard deviations over seeds, and the
                           paired bootstrap of pairwise against each other method
@@ -15,8 +15,8 @@ once a seed and serves all shares. Into the folder go
     command.json          the command, versions, seeds and commit
     cells/                the runs themselves, with their logs
 
-all rewritten after every cell. The same command goes on where it was ended; more
-seeds, shares or methods add cells to the folder.
+all rewritten after every cell. The same command goes on where it was ended;
+more seeds, shares or methods add cells to the folder.
 """
 
 from absl import flags

@@ -7,9 +7,9 @@ r"""Tables 2 and 3: majority class, teacher, fine-tuning alone, and ours.
 One command a dataset; all that share --folder make one table, with the paper's
 figures beside ours. The teacher is the class of the largest score (the first of
 equals; of a multi-label task the classes above 1/2) on the labelled utterances
-that --teacher, else config.scores, holds: the table says on which split. Without
-scores only the majority and fine-tuning alone are there. "ours" trains by
-config.pretrain.objective first; both use the largest share of --gold.
+that --teacher, else config.scores, holds: the table says on which split.
+Without scores only the majority and fine-tuning alone are there. "ours" trains
+by config.pretrain.objective first; both use the largest share of --gold.
 """
 
 import json

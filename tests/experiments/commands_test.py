@@ -1,6 +1,7 @@
 """Commands that train nothing, on dialogues and votes made here."""
 
 import csv
+import fcntl
 import json
 import os
 import pathlib
@@ -29,8 +30,11 @@ class CommandsTest(absltest.TestCase):
     cls.config = corpus.config(corpus.write(cls.home / "data"))
     cls.dataset = dialogues.load_config(cls.config.dataset)
 
+  def folder(self):
+    return self.home / self.id().rsplit(".", 1)[-1]
+
   def run_command(self, name, *flags):
-    folder = self.home / self.id().rsplit(".", 1)[-1]
+    folder = self.folder()
     run = subprocess.run(
       [
         sys.executable,
@@ -121,50 +125,58 @@ class CommandsTest(absltest.TestCase):
     self.assertIn("bad.jsonl, line 1", run.stderr)
 
   def test_ablation_of_votes_makes_their_score_files(self):
-    # No student of this dtype: every cell fails at once.
-    folder, run = self.run_command(
+    folder, _ = self.run_where_another_works(
       "ablations",
       "--what=votes",
       "--values=2",
-      "--gold=0",
       f"--config.scores={self.config.scores}",
-      "--config.model.dtype=float16",
     )
-    self.assertEqual(run.returncode, 1)
-    self.assertIn("1 of 1 cells failed: 2-gold0-seed0", run.stderr)
     drawn = scores.read_scores(folder / "scores" / "votes-2.parquet")
     for row in drawn.rows.values():
       np.testing.assert_array_equal(row.valid, 2)
 
   def test_ablation_of_noise_simulates_votes(self):
-    folder, run = self.run_command(
-      "ablations",
-      "--what=scope",
-      "--values=cross",
-      "--noise=dialogue",
-      "--gold=0",
-      "--config.model.dtype=float16",
+    folder, run = self.run_where_another_works(
+      "ablations", "--what=scope", "--values=cross", "--noise=dialogue"
     )
-    self.assertEqual(run.returncode, 1)
-    self.assertIn("cross-gold0-seed0", run.stderr)
     self.assertIn("of answers wrong", run.stdout)
     (path,) = (folder / "scores").glob("dialogue-*.parquet")
     made = scores.read_scores(path)
     self.assertLen(made.rows, len(self.dataset.splits["train"]))
+
+  def run_where_another_works(self, name, *flags):
+    """Runs a command that is refused before it trains anything."""
+    folder = self.folder()
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      _, run = self.run_command(name, *flags)
+    self.assertEqual(run.returncode, 1)
+    self.assertIn("One command at a time must work in a folder", run.stderr)
+    self.assertNotIn("Traceback", run.stderr)
+    return folder, run
 
   def test_ablation_of_a_value_that_is_none(self):
     _, run = self.run_command("ablations", "--what=scope", "--values=inner")
     self.assertEqual(run.returncode, 1)
     self.assertIn("some of intra, cross, got 'inner'", run.stderr)
 
-  def test_tables23_tells_all_but_what_failed(self):
+  def test_a_cell_that_fails_does_not_keep_others(self):
+    # There is no such dtype, and no such score file.
     folder, run = self.run_command(
       "tables23",
       "--gold=0.3",
-      f"--config.scores={self.config.scores}",
-      "--config.model.dtype=float16",
+      f"--teacher={self.config.scores}",
+      "--config.scores=absent.parquet",
+      "--finetune_only=model.dtype=float16",
     )
     self.assertEqual(run.returncode, 1)
+    self.assertIn("config.model.dtype must be one of", run.stderr)
+    self.assertIn("config.scores must name a score file", run.stderr)
+    self.assertIn(
+      "jsonl-ours-gold0.3-seed0 failed: not run, as jsonl-ours-gold0-seed0",
+      run.stderr,
+    )
     self.assertIn("3 of 3 cells failed", run.stderr)
     (row,) = self.rows(folder / "results.csv")
     majority = teacher.majority(self.dataset)["accuracy"]
