@@ -297,7 +297,9 @@ def _train(cell, workdir, lock: int, bar, left: str) -> Outcome:
         break
       line = last_lines(log, 1)
       bar.set_postfix_str(f"{left}{cell.name}: {(line or [''])[0][:40]}")
-  finally:  # Ctrl-C: the cell goes on when the command is given again
+  except KeyboardInterrupt:
+    sys.exit("Interrupted. Give the same command again to go on.")
+  finally:
     process.kill()
     process.wait()
   seconds = time.monotonic() - start
