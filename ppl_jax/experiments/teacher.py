@@ -18,7 +18,7 @@ from ppl_jax.data import ensembles
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.experiments import cells
 
-KINDS = ("dialogue", "utterance")  # what a simulated error is shared by
+KINDS = ("dialogue", "utterance")  # what a simulated error belongs to
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,11 +195,11 @@ def simulate(
   """Simulates votes on train from gold, with an error that all votes share.
 
   A voter's preference for a class is its gold, 0 or 1, plus a normal error that
-  all voters share, plus one of the voter's own; it votes for the largest, or in
-  a multi-label task, or of one class, for each above 1/2. The shared error is
-  drawn once a dialogue and class, or anew for each utterance: the votes on any
-  one utterance have the same distribution, so that the total error rate is
-  the same.
+  all voters and all utterances of a dialogue share, plus one of the voter's
+  own; it votes for the largest, or in a multi-label task, or of one class, for
+  each above 1/2. Of kind 'utterance' the very same votes are dealt out anew
+  among the utterances of equal gold: the error rate, class by class, stays as
+  it is, but nothing is shared by a dialogue any more.
 
   Args:
     dialogues: with gold; utterances without get no votes.
@@ -211,24 +211,36 @@ def simulate(
     own: standard deviation of a voter's.
     seed: of the simulation.
   """
-  rows = {}
+  dialogues, parts = list(dialogues), []
   for dialogue in dialogues:
     digest = hashlib.sha256(dialogue.dialogue_id.encode("utf-8")).digest()
     rng = np.random.default_rng([seed, *digest])
     L, C = dialogue.gold.shape
-    error = shared * rng.standard_normal((1 if kind == "dialogue" else L, C))
-    noise_NxLxC = own * rng.standard_normal((votes, L, C))
-    preference_NxLxC = dialogue.gold + error + noise_NxLxC
+    error_C = shared * rng.standard_normal(C)
+    own_NxLxC = own * rng.standard_normal((votes, L, C))
+    preference_NxLxC = dialogue.gold + error_C + own_NxLxC
     if task == "single_label" and C > 1:
       named_NxLxC = preference_NxLxC.argmax(2)[..., None] == np.arange(C)
     else:
       named_NxLxC = preference_NxLxC > 0.5
-    valid_LxC = np.where(dialogue.labelled[:, None], votes, 0).repeat(C, axis=1)
-    votes_LxC = np.minimum(named_NxLxC.sum(axis=0), valid_LxC)
+    parts.append(named_NxLxC.sum(axis=0))
+  votes_UxC = np.concatenate(parts).astype(np.uint32)
+  labelled_U = np.concatenate([d.labelled for d in dialogues])
+  if kind == "utterance":
+    gold_UxC = np.concatenate([d.gold for d in dialogues])
+    _, group_U = np.unique(gold_UxC, axis=0, return_inverse=True)
+    rng = np.random.default_rng([seed, 8])
+    for group in range(group_U.max() + 1):
+      here = np.flatnonzero((group_U == group) & labelled_U)
+      votes_UxC[here] = votes_UxC[rng.permutation(here)]
+  votes_UxC[~labelled_U] = 0
+  valid_UxC = np.zeros_like(votes_UxC)
+  valid_UxC[labelled_U] = votes
+  rows, start = {}, 0
+  for dialogue in dialogues:
+    here = slice(start, start := start + len(dialogue.texts))
     rows[dialogue.dialogue_id] = scores_lib.ScoredDialogue(
-      votes_LxC.astype(np.uint32),
-      valid_LxC.astype(np.uint32),
-      dialogue.text_sha256(),
+      votes_UxC[here], valid_UxC[here], dialogue.text_sha256()
     )
   metadata = {
     "dataset": "",
@@ -236,7 +248,7 @@ def simulate(
     "models": ["simulated"],
     "prompts": [],
     "sampling": {"shared": shared, "own": own, "error": kind, "seed": seed},
-    "requests": votes * sum(len(row.votes) for row in rows.values()),
+    "requests": int(votes * labelled_U.sum()),
     "aggregation": {"method": "uniform"},
   }
   return scores_lib.Scores(tuple(classes), metadata, rows)
