@@ -68,6 +68,7 @@ def get_config() -> config_dict.ConfigDict:
   config.model = config_dict.ConfigDict()
   # Hub name, local folder in Hugging Face layout, or "" for from scratch.
   config.model.pretrained = ""
+  config.model.pretrained_layers = 0  # its first so many; 0: all
   config.model.dropout = 0.1
   config.model.dtype = "float32"  # compute; or "bfloat16"
   config.model.remat = False  # compute layers twice to save their memory

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from labeling import agreement, corpus, ensembles, plots
+from labeling import agreement, corpus, plots
 from labeling import votes as votes_lib
 from ppl_jax import calibration, commands
-from ppl_jax.data import vote_columns
+from ppl_jax.data import ensembles, vote_columns
 
 _VOTES = flags.DEFINE_multi_string(
   "votes",
@@ -224,7 +224,14 @@ def _reliability(votes, output) -> str:
 
 
 def _ensembles(votes, output, seed) -> list[str]:
-  sizes, errors = ensembles.ensemble_ece(votes, seed)
+  labelled_U = votes.voted.labelled_U
+  votes_UxC, valid_UxC = votes.counts()
+  sizes, errors = ensembles.ensemble_ece(
+    votes_UxC[labelled_U],
+    valid_UxC[labelled_U],
+    votes.voted.gold_UxC[labelled_U],
+    seed,
+  )
   _table(
     output / "ensembles.csv",
     ("votes", "zeros", "mean", "standard_deviation", "least", "most"),

@@ -341,7 +341,11 @@ def _student(config, dataset, workdir):
     folder = pretrained.resolve(config.model.pretrained)
     tokenizer, _ = tokenization.from_folder(folder, speaker_tokens)
     model = pretrained.load_classifier(
-      folder, C, tokenizer.vocab_size, **kwargs
+      folder,
+      C,
+      tokenizer.vocab_size,
+      num_layers=config.model.pretrained_layers,
+      **kwargs,
     )
     encoder = model.bert.config
   else:

@@ -64,8 +64,17 @@ ALLOWED = {
   "ppl_jax.metrics": {"ppl_jax.calibration"},
   "ppl_jax.calibration": set(),
   "ppl_jax.models": {"ppl_jax.models"},
-  "ppl_jax.data": {"ppl_jax.data"},
+  "ppl_jax.data": {"ppl_jax.data", "ppl_jax.calibration"},
   "ppl_jax.data.inspect": {"ppl_jax.data", "ppl_jax.commands"},
+  # Runs are started as commands, so that this stays light.
+  "ppl_jax.experiments": {
+    "ppl_jax.calibration",
+    "ppl_jax.commands",
+    "ppl_jax.data",
+    "ppl_jax.experiments",
+    "ppl_jax.metrics",
+    "ppl_jax.predictions",
+  },
   "labeling": {
     "labeling",
     "ppl_jax.calibration",
@@ -174,7 +183,15 @@ def later():
     light = [
       name
       for name in MODULES
-      if is_in(name, {"labeling", "ppl_jax.data", "ppl_jax.calibration"})
+      if is_in(
+        name,
+        {
+          "labeling",
+          "ppl_jax.calibration",
+          "ppl_jax.data",
+          "ppl_jax.experiments",
+        },
+      )
       and name != "ppl_jax.data.pipeline"
     ]
     self.assertContainsSubset(

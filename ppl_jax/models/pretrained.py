@@ -326,6 +326,7 @@ def load_classifier(
   dropout: float,
   dtype: DTypeLike,
   seed: int,
+  num_layers: int = 0,
   fresh_pooler: bool = False,
   fresh_scorer: bool = True,
 ) -> heads.Classifier:
@@ -343,16 +344,25 @@ def load_classifier(
     dropout: rate, see `bert.dropout`.
     dtype: compute dtype.
     seed: of everything that is not in the folder.
+    num_layers: takes so many of the folder's layers, the first; 0 takes all.
     fresh_pooler: starts a pooler where the folder has none (encoders trained on
       masked words alone); without it, a missing pooler is an error.
     fresh_scorer: starts a scorer where the folder has none that fits; without
       it, that is an error.
 
   Raises:
-    ValueError: the folder lacks files or tensors, or tensors have other shapes
-      than its config.json says (all are named).
+    ValueError: the folder lacks files, layers or tensors, or tensors have other
+      shapes than its config.json says (all are named).
   """
   config = bert.BertConfig.from_hf(read_config(folder))
+  if not 0 <= num_layers <= config.num_hidden_layers:
+    raise ValueError(
+      "config.model.pretrained_layers must be from 0, for all, to the"
+      f" {config.num_hidden_layers} layers of {folder}, got {num_layers}."
+      " Lower it."
+    )
+  if num_layers:
+    config = dataclasses.replace(config, num_hidden_layers=num_layers)
   weights = read_weights(folder)
   rng = np.random.default_rng(seed)
   H = config.hidden_size

@@ -237,6 +237,21 @@ class PretrainedTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "readable by PyTorch"):
       _load(self.folder)
 
+  def test_the_first_layers(self):
+    weights = self._write()
+    model = _load(self.folder, num_layers=1)
+    self.assertEqual(model.bert.config.num_hidden_layers, 1)
+    ours = pretrained.hf_weights(model)
+    self.assertEqual(
+      ours.keys(), {name for name in weights if ".layer.1." not in name}
+    )
+    for name, value in ours.items():
+      np.testing.assert_array_equal(value, weights[name], name)
+    self.assertEqual(_load(self.folder).bert.config, CONFIG)
+    for count in (3, -1):
+      with self.assertRaisesRegex(ValueError, f"to the 2 layers .*got {count}"):
+        _load(self.folder, num_layers=count)
+
   def test_resolve(self):
     self.assertEqual(pretrained.resolve(str(self.folder)), self.folder)
     with self.assertRaisesRegex(ValueError, "existing folder, got .*/absent"):
