@@ -19,6 +19,9 @@ def get_config() -> config_dict.ConfigDict:
   config.dataset.classes = ()  # for readers that do not know them
   config.dataset.task = "single_label"  # or "multi_label"
   config.dataset.options = config_dict.ConfigDict()  # the reader's own
+  # Labels given afterwards, as JSON lines, laid over train's: what the page of
+  # `python -m ppl_jax.report` saves.
+  config.dataset.gold = ""
   config.dataset.only_scored = False  # train on the score file's dialogues only
   config.dataset.drop_leaks = False  # drop train texts that are in dev or test
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_jax.data import storage
+from ppl_jax.data import labels, storage
 
 SPLITS = ("train", "validation", "test")
 TASKS = ("single_label", "multi_label")
@@ -87,8 +87,12 @@ class Dataset:
 
 
 def load_config(config: Mapping[str, Any]) -> Dataset:
-  """Opens the dataset that the `dataset` part of a config names; see `load`."""
-  return load(
+  """Opens the dataset that the `dataset` part of a config names.
+
+  What people labelled afterwards is laid over train's gold; see `labels` and
+  `load`.
+  """
+  dataset = load(
     config["name"],
     source=config["source"],
     data_dir=config["data_dir"],
@@ -97,6 +101,11 @@ def load_config(config: Mapping[str, Any]) -> Dataset:
     drop_leaks=config["drop_leaks"],
     options=config["options"],
   )
+  if not config.get("gold"):
+    return dataset
+  given = labels.read(config["gold"], dataset.classes, dataset.task)
+  train = labels.Overlaid(dataset.splits["train"], given)
+  return dataclasses.replace(dataset, splits={**dataset.splits, "train": train})
 
 
 def load(
