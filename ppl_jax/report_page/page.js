@@ -36,52 +36,62 @@ function table(head, rows, attributes = {}) {
 const names = (chosen) => chosen.length
   ? chosen.map((c) => data.classes[c]).join(", ") : "none";
 
+// Round numbers between two bounds, about four of them.
+function ticks(low, high) {
+  const rough = (high - low) / 4, ten = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * ten).find((v) => v >= 0.8 * rough);
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const out = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) {
+    out.push([i * step, (i * step).toFixed(digits)]);
+  }
+  return out;
+}
+
 // A line chart; series: {points: [[x, y]], color, label, dots, dashed}.
-function chart(series, {title, xlabel, x, y, bars = [], asPercent = false, caption}) {
+function chart(series, {title, xlabel, x, y, asPercent = false, caption}) {
   const W = 360, H = 260, left = 46, right = 10, top = 10, bottom = 38;
   const points = series.flatMap((s) => s.points);
   const bounds = (given, axis) => {
     if (given) return given;
     const values = points.map((p) => p[axis]);
-    const low = Math.min(...values), high = Math.max(...values);
+    const low = axis ? Math.min(...values) : 0, high = Math.max(...values);
     const room = axis && high > low ? 0.05 * (high - low) : 0;
     return high > low ? [low - room, high + room] : [low - 1, high + 1];
   };
   const [x0, x1] = bounds(x, 0), [y0, y1] = bounds(y, 1);
   const px = (v) => left + (v - x0) / (x1 - x0) * (W - left - right);
   const py = (v) => H - bottom - (v - y0) / (y1 - y0) * (H - top - bottom);
-  const text = (v, span) => asPercent ? `${Math.round(100 * v)} %`
-    : Math.abs(span) >= 20 ? many(Math.round(v)) : v.toFixed(Math.abs(span) < 0.5 ? 3 : 2);
+  const text = (v) => asPercent ? `${Math.round(100 * v)} %` : String(+v.toPrecision(4));
   const svg = make("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title});
-  for (let i = 0; i <= 4; i++) {
-    const vy = y0 + (y1 - y0) * i / 4, vx = x0 + (x1 - x0) * i / 4;
+  for (const [v, name] of ticks(y0, y1)) {
     svg.append(
-      make("line", {x1: left, x2: W - right, y1: py(vy), y2: py(vy), stroke: "var(--line)"}),
-      make("text", {x: left - 5, y: py(vy) + 4, "text-anchor": "end"}, text(vy, y1 - y0)),
-      make("text", {x: px(vx), y: H - bottom + 15, "text-anchor": i == 4 ? "end" : "middle"},
-        text(vx, x1 - x0)));
+      make("line", {x1: left, x2: W - right, y1: py(v), y2: py(v), stroke: "var(--line)"}),
+      make("text", {x: left - 5, y: py(v) + 4, "text-anchor": "end"}, asPercent ? text(v) : name));
+  }
+  for (const [v, name] of ticks(x0, x1)) {
+    svg.append(make("text", {x: px(v), y: H - bottom + 15,
+      "text-anchor": px(v) > W - 40 ? "end" : "middle"}, asPercent ? text(v) : many(Number(name))));
   }
   svg.append(make("text", {x: (left + W - right) / 2, y: H - 6, "text-anchor": "middle"}, xlabel));
-  for (const [from, to, height] of bars) {
-    svg.append(make("rect", {x: px(from), width: Math.max(px(to) - px(from) - 1, 1), y: py(height),
-      height: py(y0) - py(height), fill: "var(--student)", opacity: 0.18}));
-  }
   for (const s of series) {
     if (!s.points.length) continue;
     const d = s.points.map(([a, b], i) => `${i ? "L" : "M"}${px(a).toFixed(1)},${py(b).toFixed(1)}`);
     svg.append(make("path", {d: d.join(""), fill: "none", stroke: s.color,
       "stroke-width": s.dashed ? 1 : 2, "stroke-dasharray": s.dashed ? "4 4" : null}));
     if (s.dots) {
-      for (const [a, b] of s.points) {
-        svg.append(make("circle", {cx: px(a), cy: py(b), r: 3, fill: s.color},
-          make("title", {}, `${text(a, x1 - x0)}, ${text(b, y1 - y0)}`)));
+      for (const [a, b, share] of s.points) {
+        const r = share == null ? 3 : 2 + 9 * Math.sqrt(share);
+        const of = share == null ? "" : `, ${percent(share)} of all`;
+        svg.append(make("circle", {cx: px(a), cy: py(b), r, fill: s.color, "fill-opacity": 0.75},
+          make("title", {}, `${text(a)}, ${text(b)}${of}`)));
       }
     }
   }
   const legend = series.filter((s) => s.label).map((s) => {
     const mark = make("span", {}, "● ");
     mark.style.color = s.color;
-    return make("span", {}, mark, `${s.label}  `);
+    return make("span", {}, mark, `${s.label} `);
   });
   return make("figure", {}, make("h3", {}, title), svg,
     make("figcaption", {}, ...legend, caption ?? ""));
@@ -114,19 +124,21 @@ function header() {
 }
 
 function metrics() {
-  if (!data.test) {
+  const test = data.test?.metrics ?? data.results.test;
+  if (!test) {
     byId("classes").append("There is no test split to judge by.");
     return;
   }
-  const per = Object.entries(data.test.metrics.per_class);
+  const per = Object.entries(test.per_class);
   byId("classes").append(make("h3", {}, "Classes"), table(
     ["class", "precision", "recall", "F1", "gold"],
     per.map(([name, m]) => [name, percent(m.precision), percent(m.recall), percent(m.f1), many(m.support)])));
-  const confusion = data.test.confusion;
+  const confusion = data.test?.confusion;
   if (!confusion) {
-    byId("confusion").append("Each class has a sigmoid, so there is no confusion matrix.");
+    if (data.test) byId("confusion").append("Each class has a sigmoid, so there is no confusion matrix.");
     return;
   }
+  if (data.classes.length > 6) byId("confusion").parentNode.classList.add("stacked");
   const rows = confusion.map((row, i) => {
     const total = Math.max(row.reduce((a, b) => a + b, 0), 1);
     return [data.classes[i], ...row.map((count, j) => {
@@ -145,25 +157,27 @@ function metrics() {
 
 function calibration() {
   const charts = byId("charts");
-  const points = (bins) => bins.map(([confidence, right]) => [confidence, right]);
+  // A dot's area is its share of what is counted; one of very few says nothing.
+  const points = (bins) => bins.filter((bin) => bin[2] >= 0.005);
   const whole = {x: [0, 1], y: [0, 1], asPercent: true};
   if (data.test) {
     charts.append(chart(
       [DIAGONAL, {points: points(data.test.reliability), color: "var(--student)", dots: true}],
       {title: "Student on test: is it as sure as it is right?", xlabel: "confidence",
-        caption: `Expected calibration error ${number(data.test.metrics.ece)}; up: share right.`, ...whole}));
+        caption: `Upwards: share right. Expected calibration error ${number(data.test.metrics.ece)}.`, ...whole}));
   }
   if (data.teacher) {
     charts.append(chart(
       [DIAGONAL, {points: points(data.teacher.reliability), color: "var(--votes)", dots: true}],
       {title: "Votes on train: is a share a probability?", xlabel: "share of votes for a class",
-        caption: `Error ${number(data.teacher.ece)} without shares of 0, ${number(data.teacher.ece_with_zeros)}`
+        caption: `Upwards: share right. Error ${number(data.teacher.ece)} without shares of 0, ${number(data.teacher.ece_with_zeros)}`
           + ` with them; ${many(data.teacher.count)} utterances with gold.`, ...whole}));
   }
   if (data.test) {
     const curve = data.test.coverage;
     const at = (least) => curve.filter((p) => p[1] >= least).at(-1);
-    const good = [0.99, 0.95, 0.9].map((least) => [least, at(least)]).find((x) => x[1]);
+    const good = [0.99, 0.95, 0.9, 0.8].map((least) => [least, at(least)])
+      .find((x) => x[1]?.[0] >= 0.2);
     charts.append(chart([{points: curve.map(([share, right]) => [share, right]), color: "var(--student)"}],
       {title: "Test accuracy where the student answers", xlabel: "share answered, the surest first",
         x: [0, 1], asPercent: true,
@@ -191,7 +205,7 @@ function training() {
       place.append(chart(keys.map((key, i) => ({points: evals.map((e) => [e.step, e[key]]),
         color: SERIES[i % SERIES.length], label: key.replaceAll("_", " "), dots: true})),
         {title: `${phase}: ${phase == "pretrain" ? "held-out votes" : "dev"}`, xlabel: "step",
-          caption: `Kept: step ${best.step}.`}));
+          caption: `Step ${best.step} is kept.`}));
     }
   }
   if (!phases.length) place.append("Nothing was kept of the training.");
@@ -211,7 +225,9 @@ function bars(utterance) {
     const title = `${data.classes[c]}: student ${percent(p)}, votes ${utterance.votes ? percent(s ?? 0, 0) : "none"}`;
     return make("div", {class: "bar", title}, make("span", {}, data.classes[c]),
       make("span", {class: "track"}, student, votes),
-      make("span", {}, percent(p ?? 0, 0)));
+      make("span", {},
+        make("span", {class: "student"}, Math.round(100 * (p ?? 0))), " ",
+        make("span", {class: "votes"}, utterance.votes ? Math.round(100 * (s ?? 0)) : "")));
   }));
 }
 
@@ -232,7 +248,8 @@ function line(u) {
 
 function disagreement() {
   byId("looked").textContent = `The ${many(data.dialogues.length)} dialogues with most of it, an utterance,`
-    + ` of ${many(data.looked_at)} of train that were looked at. Blue: the student; orange: the votes.`;
+    + ` of ${many(data.looked_at)} of train that were looked at. Blue bars: the student's probabilities;`
+    + " orange: shares of the votes; both in percent.";
   const kind = byId("kind"), cls = byId("class"), search = byId("search");
   for (const [value, name] of Object.entries(KINDS)) kind.append(make("option", {value}, name));
   cls.append(make("option", {value: ""}, "any"));
