@@ -181,8 +181,9 @@ function calibration() {
     charts.append(chart([{points: curve.map(([share, right]) => [share, right]), color: "var(--student)"}],
       {title: "Test accuracy where the student answers", xlabel: "share answered, the surest first",
         x: [0, 1], asPercent: true,
-        caption: good ? `${percent(good[0], 0)} right on the surest ${percent(good[1][0], 0)}:`
-          + ` --abstain_below=${number(good[1][2], 2)}` : ""}));
+        caption: good ? make("span", {},
+          `${percent(good[0], 0)} right on the surest ${percent(good[1][0], 0)}: `,
+          make("code", {}, `--abstain_below=${number(good[1][2], 2)}`)) : ""}));
   }
   if (!charts.children.length) charts.append("Neither a test split nor votes with gold to measure by.");
 }
