@@ -19,7 +19,7 @@ from absl.testing import absltest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import commands
 
-_KILLS = int(os.environ.get("RESUME_TEST_KILLS", "3"))
+_KILLS = int(os.environ.get("RESUME_TEST_KILLS", "2"))
 
 
 def _params(workdir: pathlib.Path, name: str) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ class ResumeTest(absltest.TestCase):
 
   def test_kill_at_random_moments(self):
     whole, broken = self.folder / "whole", self.folder / "broken"
-    self.flags += ("--config.pretrain.epochs=60", "--config.pretrain.evals=9")
+    self.flags += ("--config.pretrain.epochs=40", "--config.pretrain.evals=6")
     status, output = commands.run(commands.command(whole, *self.flags))
     self.assertEqual(status, 0, output)
     seed = random.SystemRandom().randrange(10**6)

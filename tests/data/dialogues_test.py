@@ -239,7 +239,9 @@ class DialoguesTest(parameterized.TestCase):
 
   @parameterized.parameters("no_such", "../jsonl", "", "__init__")
   def test_unknown_reader_names_the_known_ones(self, name):
-    with self.assertRaisesRegex(ValueError, "dailydialog, jsonl"):
+    with self.assertRaisesRegex(
+      ValueError, "one of bt_oasis, .*, jsonl, .*support"
+    ):
       dialogues.load(name, data_dir=self.data_dir)
 
   def test_classes_of_a_reader_that_has_them(self):
