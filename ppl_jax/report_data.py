@@ -334,12 +334,9 @@ def _test(workdir, classes, task, notes) -> dict[str, Any] | None:
     chances_NxC, said.gold_NxC, np.ones(len(chances_NxC), bool), task
   )
   decided_NxC = _decided(chances_NxC, task)
-  sure_NxC = chances_NxC
+  sure_N = chances_NxC.max(axis=1)
   if task == "multi_label" or len(classes) == 1:
-    sure_NxC = np.maximum(chances_NxC, 1 - chances_NxC)
-    sure_N = sure_NxC.min(axis=1)
-  else:
-    sure_N = sure_NxC.max(axis=1)
+    sure_N = np.maximum(chances_NxC, 1 - chances_NxC).min(axis=1)
   right_N = (decided_NxC == (said.gold_NxC > 0)).all(axis=1)
   return {
     "metrics": counts.compute(classes),
