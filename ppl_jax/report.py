@@ -8,6 +8,8 @@ gold disagree most, and the utterances that a person should label next. Labels
 given on the page are saved as JSON lines, and come back in as gold:
 
     python -m ppl_jax.main ... --config.dataset.gold=labels.jsonl
+
+with `--config.finetune.gold_fraction=1`, to use all of them.
 """
 
 import importlib.resources
@@ -81,6 +83,11 @@ def main(argv):
     _LOG.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
     if _TO_LABEL.value:
       path = pathlib.Path(_TO_LABEL.value).expanduser()
+      if path.exists():
+        raise ValueError(
+          f"--to_label must name a new file, got {path}, which may hold labels."
+          " Name another, or delete it."
+        )
       path.write_text(to_label(data), "utf-8")
       _LOG.info("%s: %d utterances", path, len(data["suggested"]))
 

@@ -183,7 +183,8 @@ function calibration() {
         x: [0, 1], asPercent: true,
         caption: good ? make("span", {},
           `${percent(good[0], 0)} right on the surest ${percent(good[1][0], 0)}: `,
-          make("code", {}, `--abstain_below=${number(good[1][2], 2)}`)) : ""}));
+          // Down, or fewer would be answered than is said.
+          make("code", {}, `--abstain_below=${(Math.floor(1e5 * good[1][2]) / 1e5).toFixed(5)}`)) : ""}));
   }
   if (!charts.children.length) charts.append("Neither a test split nor votes with gold to measure by.");
 }
@@ -302,7 +303,7 @@ function disagreement() {
 function labelling() {
   byId("labelnote").textContent = `${many(data.suggested.length)} utterances of which student and votes are least`
     + ` sure, at most two of a dialogue. ${data.suggestion_note} Save what you chose, and train again with`
-    + " --config.dataset.gold=labels.jsonl.";
+    + " --config.dataset.gold=labels.jsonl and --config.finetune.gold_fraction=1.";
   const chosen = new Map();
   const count = () => { byId("given").textContent = `${chosen.size} labelled`; };
   data.suggested.forEach((u, i) => {
