@@ -73,7 +73,13 @@ def main(argv):
   """Writes the page."""
   commands.refuse_arguments(argv)
   output = pathlib.Path(_OUTPUT.value).expanduser()
+  path = pathlib.Path(_TO_LABEL.value).expanduser()
   with commands.user_errors():
+    if _TO_LABEL.value and path.exists():
+      raise ValueError(
+        f"--to_label must name a new file, got {path}, which may hold labels."
+        " Name another, or delete it."
+      )
     data = report_data.collect(
       pathlib.Path(_WORKDIR.value).expanduser(),
       dialogues=_DIALOGUES.value,
@@ -82,12 +88,6 @@ def main(argv):
     output.write_text(render(data), "utf-8")
     _LOG.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
     if _TO_LABEL.value:
-      path = pathlib.Path(_TO_LABEL.value).expanduser()
-      if path.exists():
-        raise ValueError(
-          f"--to_label must name a new file, got {path}, which may hold labels."
-          " Name another, or delete it."
-        )
       path.write_text(to_label(data), "utf-8")
       _LOG.info("%s: %d utterances", path, len(data["suggested"]))
 

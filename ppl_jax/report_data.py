@@ -4,6 +4,7 @@ Shapes: U utterances of a dialogue, N labelled utterances of a split, C classes.
 """
 
 import dataclasses
+import importlib
 import itertools
 import json
 import pathlib
@@ -20,6 +21,7 @@ from ppl_jax.predictor import Predictor
 
 # What is drawn; a page of more would be slow to open.
 _SHOWN, _LONGEST, _SUGGESTED = 200, 40, 100
+_CHARACTERS = 2_000_000  # of the dialogues shown, all together
 _SUGGESTED_OF_DIALOGUE = 2
 _CONTEXT = 4  # utterances before a suggested one
 _CHANCES = 5  # classes an utterance is shown with
@@ -91,6 +93,7 @@ def collect(workdir: pathlib.Path, *, dialogues: int) -> dict[str, Any]:
     "one_label": task == "single_label" and len(classes) > 1,
     "results": results,
     "settings": list(_flat(config)),
+    "changed": _changed(config),
     "counts": [
       {
         "split": name,
@@ -222,10 +225,13 @@ def _kinds(said: _Said, task: str) -> list[list[str]]:
 def _most_apart(said: Sequence[_Said], classes, task) -> list[dict[str, Any]]:
   """The dialogues with most disagreement an utterance."""
   order = sorted(said, key=lambda s: -float(np.mean(s.apart_U)))
-  out = []
+  out, left = [], _CHARACTERS
   for one in order[:_SHOWN]:
     kinds = _kinds(one, task)
     first, stop = _stretch(one.apart_U)
+    left -= sum(map(len, one.dialogue.texts[first:stop]))
+    if out and left < 0:
+      break
     out.append(
       {
         "id": one.dialogue.dialogue_id,
@@ -253,16 +259,20 @@ def _stretch(apart_U: np.ndarray) -> tuple[int, int]:
 def _utterance(said: _Said, u: int, classes, task) -> dict[str, Any]:
   dialogue = said.dialogue
   student_C, votes_C = said.student_UxC[u], said.votes_UxC[u]
-  gold = None
+  gold = votes = voted = None
   if dialogue.labelled[u]:
     gold = np.flatnonzero(dialogue.gold[u])
+  if not np.isnan(votes_C).any():
+    votes = _largest(votes_C)
+    voted = np.flatnonzero(_decided(votes_C[None], task)[0])
   return {
     "speaker": dialogue.speakers[u],
     "text": dialogue.texts[u],
     "gold": gold,
     "student": np.flatnonzero(_decided(student_C[None], task)[0]),
     "chances": _largest(student_C),
-    "votes": None if np.isnan(votes_C).any() else _largest(votes_C),
+    "votes": votes,
+    "voted": voted,
   }
 
 
@@ -416,6 +426,24 @@ def _flat(values, prefix=""):
       yield from _flat(value, f"{prefix}{key}.")
     else:
       yield [f"{prefix}{key}", value]
+
+
+def _changed(config) -> list[list[Any]] | None:
+  """[dotted key, value, default] of the settings that differ from the defaults.
+
+  None where the defaults cannot be had: they lie beside the packages.
+  """
+  try:
+    common = importlib.import_module("configs.common")
+  except ModuleNotFoundError:
+    return None
+  defaults = common.get_config().copy_and_resolve_references().to_json()
+  before = dict(_flat(json.loads(defaults)))
+  return [
+    [key, value, before.get(key, "–")]
+    for key, value in _flat(config)
+    if key not in before or before[key] != value
+  ]
 
 
 def _facts(metadata) -> list[list[str]]:

@@ -92,6 +92,7 @@ class ReportTest(parameterized.TestCase):
           set(utterance["kinds"]), {k for k, v in expected.items() if v}
         )
         self.assertEqual(utterance["gold"] is not None, labelled)
+        self.assertEqual(set(utterance["voted"]), voted)
         self.assertEqual(utterance["text"], dialogue.texts[u])
         right += labelled and voted == gold
         total += labelled
@@ -100,6 +101,12 @@ class ReportTest(parameterized.TestCase):
     apart = [d["apart"] for d in data["dialogues"]]
     self.assertEqual(apart, sorted(apart, reverse=True))
     self.assertEqual(data["history"][0]["phase"], "pretrain")
+    changed = {key: values for key, *values in data["changed"]}
+    self.assertEqual(changed["model.hidden_size"][0], 16)
+    self.assertEqual(changed["finetune.gold_fraction"][0], 0.3)
+    for value, default in changed.values():
+      self.assertNotEqual(value, default)
+    self.assertNotIn("pairs.alpha", changed)
 
   def test_suggestions_are_the_least_sure_without_a_label(self):
     data = _collect()
@@ -167,11 +174,9 @@ class ReportTest(parameterized.TestCase):
     self.assertLen(collected["notes"], 2)
     self.assertIn("already, which is not shown", collected["suggestion_note"])
     if _BROWSER:
-      actions = "const pre = parent.document.createElement('pre');"
-      actions += "pre.textContent = document.body.innerText;"
-      actions += "parent.document.body.append(pre);"
       page = report.render(collected)
-      _, shown = _browse(page, self.folder, "--dump-dom", actions=actions)
+      saved, shown = _label(page, self.folder, ["1", "-", "0"])
+      self.assertEqual(saved, [["ask"], [], None])
       self.assertIn("no test split to judge by", shown)
       self.assertIn(collected["notes"][0], shown)
     with self.assertRaisesRegex(ValueError, "must hold a finished run"):
@@ -269,6 +274,37 @@ def _browse(page, folder, *flags, width=1280, actions=""):
   return console, run.stdout
 
 
+# Types keys at the first suggested utterance and saves, again and again.
+_LABEL = """
+const saved = [];
+window.Blob = class { constructor(parts) { saved.push(parts.join("")); } };
+URL.createObjectURL = () => "blob:x";
+HTMLAnchorElement.prototype.click = function () {};
+const select = document.querySelector("#suggested select");
+for (const keys of KEYS) {
+  for (const key of "0" + keys) {
+    select.dispatchEvent(new KeyboardEvent("keydown", {key, cancelable: true}));
+  }
+  document.getElementById("save").click();
+}
+const pre = parent.document.createElement("pre");
+pre.id = "result";
+pre.textContent = JSON.stringify([errors, saved, document.body.innerText]);
+parent.document.body.append(pre);
+"""
+
+
+def _label(page, folder, keys):
+  """Returns the label that each of `keys` saves, None = no line; the text."""
+  actions = _LABEL.replace("KEYS", json.dumps(keys))
+  console, dom = _browse(page, folder, "--dump-dom", actions=actions)
+  found = re.search(r'<pre id="result">(.*?)</pre>', dom, re.DOTALL)
+  errors, saved, text = json.loads(html.unescape(found[1]))
+  if console or errors:
+    raise AssertionError(f"The page must work, got {console + errors}.")
+  return [json.loads(line)["label"] if line else None for line in saved], text
+
+
 @absltest.unittest.skipUnless(
   _BROWSER, "needs a browser: apt-get install chromium"
 )
@@ -323,6 +359,13 @@ class BrowserTest(parameterized.TestCase):
         "label": corpus.CLASSES[1],
       },
     )
+
+  def test_several_classes_or_none(self):
+    data = _collect() | {"task": "multi_label", "one_label": False}
+    expected = {"-": [], "12": ["ask", "tell"], "122": ["ask"], "1-": []}
+    expected |= {"-2": ["tell"], "10": None}
+    saved, _ = _label(report.render(data), self.folder, list(expected))
+    self.assertEqual(dict(zip(expected, saved, strict=True)), expected)
 
   def test_prints(self):
     page, path = self.folder / "page.html", self.folder / "page.pdf"

@@ -201,10 +201,11 @@ function training() {
         {title: `${phase}: training loss`, xlabel: "step"}));
     }
     const keys = evals.length ? Object.keys(evals[0]).filter(
-      (k) => !["phase", "step", "metric"].includes(k)) : [];
+      (k) => !["phase", "step", "metric"].includes(k) && evals.some((e) => e[k] != null)) : [];
     if (keys.length) {
       const best = evals.reduce((a, b) => b.metric > a.metric ? b : a);
-      place.append(chart(keys.map((key, i) => ({points: evals.map((e) => [e.step, e[key]]),
+      place.append(chart(keys.map((key, i) => ({
+        points: evals.filter((e) => e[key] != null).map((e) => [e.step, e[key]]),
         color: SERIES[i % SERIES.length], label: key.replaceAll("_", " "), dots: true})),
         {title: `${phase}: ${phase == "pretrain" ? "held-out votes" : "dev"}`, xlabel: "step",
           caption: `Step ${best.step} is kept.`}));
@@ -244,7 +245,7 @@ function line(u) {
         make("span", {class: "tag student"},
           `student: ${names(u.student)}${chance == null ? "" : ` ${percent(chance, 0)}`}`),
         u.votes ? make("span", {class: "tag votes"},
-          `votes: ${u.votes.length ? data.classes[u.votes[0][0]] : "none"}`) : null)),
+          `votes: ${names(u.voted)}`) : null)),
     bars(u));
 }
 
@@ -304,26 +305,42 @@ function labelling() {
   byId("labelnote").textContent = `${many(data.suggested.length)} utterances of which student and votes are least`
     + ` sure, at most two of a dialogue. ${data.suggestion_note} Save what you chose, and train again with`
     + " --config.dataset.gold=labels.jsonl and --config.finetune.gold_fraction=1.";
+  // Where each class has a sigmoid, an utterance may be of none of them.
+  const multiple = data.task == "multi_label" && data.classes.length > 1;
+  if (!data.one_label) byId("labelkeys").append(", ", make("kbd", {}, "-"), " none of these");
   const chosen = new Map();
+  let saved = true;
   const count = () => { byId("given").textContent = `${chosen.size} labelled`; };
   data.suggested.forEach((u, i) => {
     const select = make("select", {"aria-label": `Label of utterance ${u.utterance} of ${u.id}`});
-    if (!data.one_label) select.setAttribute("multiple", "");
+    if (multiple) select.setAttribute("multiple", "");
     else select.append(make("option", {value: ""}, "label …"));
     data.classes.forEach((name, c) => select.append(make("option", {value: c}, name)));
+    const none = data.one_label ? null : make("option", {value: "none"}, "none of these");
+    if (none) select.append(none);
     const changed = () => {
-      const picked = [...select.selectedOptions].filter((o) => o.value !== "").map((o) => data.classes[o.value]);
-      if (picked.length) chosen.set(i, data.one_label ? picked[0] : picked);
+      if (select.selectedOptions.length > 1) none.selected = false;
+      const values = [...select.selectedOptions].map((o) => o.value).filter((value) => value !== "");
+      const picked = values.filter((value) => value !== "none").map((c) => data.classes[c]);
+      if (values.length) chosen.set(i, data.one_label ? picked[0] : picked);
       else chosen.delete(i);
+      saved = !chosen.size;
       count();
     };
     select.addEventListener("change", changed);
     select.addEventListener("keydown", (e) => {
-      if (!/^[0-9]$/.test(e.key) || Number(e.key) > data.classes.length) return;
+      let value = null;
+      if (e.key == "0") value = "";
+      else if (e.key == "-" && none) value = "none";
+      else if (/^[1-9]$/.test(e.key) && e.key <= data.classes.length) value = String(e.key - 1);
+      if (value == null || e.ctrlKey || e.metaKey || e.altKey) return;
       e.preventDefault();
-      for (const option of select.options) {
-        if (e.key == "0") option.selected = option.value === "";
-        else if (option.value === String(e.key - 1)) option.selected = data.one_label || !option.selected;
+      if (!multiple) select.value = value;
+      else if (value === "" || value === "none") {
+        for (const option of select.options) option.selected = option.value === value;
+      } else {
+        const option = select.options[Number(value)];
+        option.selected = !option.selected;
       }
       changed();
     });
@@ -335,6 +352,7 @@ function labelling() {
         bars(u))));
   });
   count();
+  addEventListener("beforeunload", (e) => { if (!saved) e.preventDefault(); });
   byId("save").addEventListener("click", () => {
     const lines = [...chosen].map(([i, label]) => {
       const u = data.suggested[i];
@@ -344,16 +362,22 @@ function labelling() {
       href: URL.createObjectURL(new Blob([lines.map((l) => `${l}\n`).join("")], {type: "application/jsonl"}))});
     link.click();
     URL.revokeObjectURL(link.href);
+    saved = true;
   });
 }
 
 function settings() {
   byId("counts").append(make("h3", {}, "Data"), table(["split", "dialogues", "utterances", "labelled"],
     data.counts.map((c) => [c.split, many(c.dialogues), many(c.utterances), many(c.labelled)])));
-  const pairs = (rows) => rows.map(([key, value]) => [key,
-    make("td", {class: "long"}, typeof value == "string" ? value : JSON.stringify(value))]);
+  const text = (value) => typeof value == "string" ? value || "\u201c\u201d" : JSON.stringify(value ?? null);
+  const pairs = (rows) => rows.map(([key, ...values]) => [key,
+    ...values.map((value) => make("td", {class: "long"}, text(value)))]);
   if (data.votes) byId("votes").append(make("h3", {}, "Votes"), table(["", ""], pairs(data.votes)));
-  byId("values").append(table(["config", "value"], pairs(data.settings)));
+  if (data.changed) {
+    byId("changed").append(make("h3", {}, "Settings that are not the defaults of configs/common.py"),
+      table(["config", "value", "default"], pairs(data.changed), {class: "texts"}));
+  }
+  byId("values").append(table(["config", "value"], pairs(data.settings), {class: "texts"}));
 }
 
 for (const draw of [header, metrics, calibration, training, disagreement, labelling, settings]) draw();
