@@ -28,7 +28,7 @@ from typing import NamedTuple
 import tqdm
 
 from ppl_jax import predictor as predictor_lib
-from ppl_jax.data import lines
+from ppl_jax.data import atomic, lines
 
 _COLUMNS = ("dialogue_id", "speaker", "text")
 
@@ -183,9 +183,8 @@ class Partial:
       "utterances": self.utterances,
       "bytes": self._bytes,
     }
-    temporary = self._state.with_name(f".{self._state.name}")
-    temporary.write_text(json.dumps(state, indent=2) + "\n")
-    temporary.replace(self._state)
+    with atomic.replacing(self._state) as temporary:
+      temporary.write_text(json.dumps(state, indent=2) + "\n")
 
 
 def predict(

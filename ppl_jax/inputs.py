@@ -15,8 +15,8 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from ppl_jax import checkpoint, sharding
-from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import (
+  atomic,
   mapped,
   pipeline,
   sampling,
@@ -24,6 +24,7 @@ from ppl_jax.data import (
   tokenization,
   vote_columns,
 )
+from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import votes as votes_lib
 from ppl_jax.models import bert, pretrained
@@ -197,10 +198,9 @@ def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
   """Writes the config that the workdir belongs to from now on."""
   workdir.mkdir(parents=True, exist_ok=True)
-  temporary = workdir / f".{_CONFIG}"
   values = json.loads(config.to_json())
-  temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-  temporary.replace(workdir / _CONFIG)
+  with atomic.replacing(workdir / _CONFIG) as temporary:
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _flat(values: dict, prefix: str = "") -> Iterable[tuple[str, object]]:

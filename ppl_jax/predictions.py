@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ppl_jax.data import atomic
+
 _FOLDER = "predictions"
 _KEY = b"predictions"
 _SCHEMA = pa.schema(
@@ -76,11 +78,10 @@ def save(file: pathlib.Path, predictions: Predictions) -> None:
     "classes": predictions.classes,
   }
   file.parent.mkdir(parents=True, exist_ok=True)
-  temporary = file.with_name(f".{file.name}")
-  pq.write_table(
-    table.replace_schema_metadata({_KEY: json.dumps(facts)}), temporary
-  )
-  temporary.replace(file)
+  with atomic.replacing(file) as temporary:
+    pq.write_table(
+      table.replace_schema_metadata({_KEY: json.dumps(facts)}), temporary
+    )
 
 
 def load(file: str | os.PathLike[str]) -> Predictions:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from ppl_jax.data import atomic
 from ppl_jax.models import bert
 
 _FILE = "student.json"
@@ -74,9 +75,8 @@ class Student:
   def save(self, workdir: pathlib.Path) -> None:
     """Writes student.json."""
     text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-    temporary = workdir / f".{_FILE}"
-    temporary.write_text(text)
-    temporary.replace(workdir / _FILE)
+    with atomic.replacing(workdir / _FILE) as temporary:
+      temporary.write_text(text)
 
   @classmethod
   def load(cls, workdir: pathlib.Path) -> "Student":

@@ -18,7 +18,7 @@ from ppl_jax import (
   predictions,
   train_step,
 )
-from ppl_jax.data import mapped, pipeline, plan
+from ppl_jax.data import atomic, mapped, pipeline, plan
 from ppl_jax.inputs import Inputs
 
 
@@ -285,9 +285,8 @@ def _report(run: loop.Run, params) -> dict:
   history = (run.checkpoints.meta() or {"history": []})["history"]
   if run.is_first:
     plots.curves(run.workdir / "curves.png", history)
-    temporary = run.workdir / ".results.json"
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    temporary.replace(run.workdir / "results.json")
+    with atomic.replacing(run.workdir / "results.json") as temporary:
+      temporary.write_text(json.dumps(results, indent=2) + "\n")
     run.writer.close()
     _print(results, run.workdir)
   return results

@@ -11,12 +11,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 from matplotlib import figure
+
+from ppl_jax.data import atomic
 
 FOLDER = flags.DEFINE_string(
   "folder", None, "Folder of the experiment; what it holds is not done again."
@@ -30,14 +32,6 @@ def folder() -> pathlib.Path:
   path = pathlib.Path(FOLDER.value).expanduser()
   path.mkdir(parents=True, exist_ok=True)
   return path
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a path to write; it takes the name `path` once that is done."""
-  temporary = path.with_name(f".{path.name}")
-  yield temporary
-  temporary.replace(path)
 
 
 def write_command(path: pathlib.Path, **more: Any) -> None:
@@ -57,7 +51,7 @@ def write_command(path: pathlib.Path, **more: Any) -> None:
     "git": _git(),
     **more,
   }
-  with replacing(path) as temporary:
+  with atomic.replacing(path) as temporary:
     temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -81,7 +75,7 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
   """Writes rows; the columns are all that any has, in order of appearance."""
   columns = list(dict.fromkeys(key for row in rows for key in row))
   with (
-    replacing(path) as temporary,
+    atomic.replacing(path) as temporary,
     temporary.open("w", encoding="utf-8", newline="") as f,
   ):
     writer = csv.DictWriter(f, columns, restval="", lineterminator="\n")
@@ -104,13 +98,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file, whole or not at all."""
-  with replacing(path) as temporary:
+  with atomic.replacing(path) as temporary:
     temporary.write_text(text, encoding="utf-8")
 
 
 def save(fig: figure.Figure, path: pathlib.Path) -> None:
   """Writes a picture as PNG."""
-  with replacing(path) as temporary:
+  with atomic.replacing(path) as temporary:
     fig.savefig(temporary, dpi=_DPI, format="png")
 
 
