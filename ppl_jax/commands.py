@@ -6,7 +6,8 @@ import logging
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -60,6 +61,27 @@ def user_errors() -> Iterator[None]:
   except (ValueError, OSError) as error:
     _LOG.debug("Where it was found:", exc_info=True)
     sys.exit(f"error: {error}")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Returns a tree of values by dotted keys; an empty branch is a value."""
+  out = {}
+  for key, value in values.items():
+    if isinstance(value, dict) and value:
+      out |= flat(value, f"{prefix}{key}.")
+    else:
+      out[f"{prefix}{key}"] = value
+  return out
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+  """Says where two flat configs differ; empty where they do not."""
+  unset = "(not set)"
+  return "; ".join(
+    f"{key}: {theirs.get(key, unset)!r} there, {ours.get(key, unset)!r} here"
+    for key in sorted(ours.keys() | theirs.keys())
+    if ours.get(key, unset) != theirs.get(key, unset)
+  )
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

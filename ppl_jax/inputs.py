@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import checkpoint, sharding
+from ppl_jax import checkpoint, commands, sharding
 from ppl_jax.data import (
   atomic,
   mapped,
@@ -179,18 +179,13 @@ def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
   path = workdir / _CONFIG
   if not path.exists():
     return
-  ours = dict(_flat(json.loads(config.to_json())))
-  theirs = dict(_flat(json.loads(path.read_text())))
-  unset = "(not set)"
-  differ = [
-    f"{key}: {theirs.get(key, unset)!r} there, {ours.get(key, unset)!r} here"
-    for key in sorted(ours.keys() | theirs.keys())
-    if ours.get(key, unset) != theirs.get(key, unset)
-  ]
+  ours = commands.flat(json.loads(config.to_json()))
+  theirs = commands.flat(json.loads(path.read_text()))
+  differ = commands.differences(ours, theirs)
   if differ:
     raise ValueError(
       f"A workdir belongs to one config, got {workdir} with a run of"
-      f" another: {'; '.join(differ)}. Name another --workdir, or delete"
+      f" another: {differ}. Name another --workdir, or delete"
       " this one."
     )
 
@@ -201,14 +196,6 @@ def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
   values = json.loads(config.to_json())
   with atomic.replacing(workdir / _CONFIG) as temporary:
     temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def _flat(values: dict, prefix: str = "") -> Iterable[tuple[str, object]]:
-  for key, value in values.items():
-    if isinstance(value, dict) and value:
-      yield from _flat(value, f"{prefix}{key}.")
-    else:
-      yield f"{prefix}{key}", value
 
 
 def _check_values(config: ConfigDict) -> None:

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ppl_jax import calibration, checkpoint, logits, metrics, predictions
+from ppl_jax import (
+  calibration,
+  checkpoint,
+  commands,
+  logits,
+  metrics,
+  predictions,
+)
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.predictor import Predictor
@@ -92,7 +99,7 @@ def collect(workdir: pathlib.Path, *, dialogues: int) -> dict[str, Any]:
     "classes": classes,
     "one_label": task == "single_label" and len(classes) > 1,
     "results": results,
-    "settings": list(_flat(config)),
+    "settings": list(commands.flat(config).items()),
     "changed": _changed(config),
     "counts": [
       {
@@ -419,15 +426,6 @@ def _counts(split: Sequence[dialogues_lib.Dialogue]) -> dict[str, int]:
   return {"utterances": utterances, "labelled": labelled}
 
 
-def _flat(values, prefix=""):
-  """Yields [dotted key, value] of a tree."""
-  for key, value in values.items():
-    if isinstance(value, dict) and value:
-      yield from _flat(value, f"{prefix}{key}.")
-    else:
-      yield [f"{prefix}{key}", value]
-
-
 def _changed(config) -> list[list[Any]] | None:
   """[dotted key, value, default] of the settings that differ from the defaults.
 
@@ -438,10 +436,10 @@ def _changed(config) -> list[list[Any]] | None:
   except ModuleNotFoundError:
     return None
   defaults = common.get_config().copy_and_resolve_references().to_json()
-  before = dict(_flat(json.loads(defaults)))
+  before = commands.flat(json.loads(defaults))
   return [
     [key, value, before.get(key, "–")]
-    for key, value in _flat(config)
+    for key, value in commands.flat(config).items()
     if key not in before or before[key] != value
   ]
 
@@ -449,7 +447,7 @@ def _changed(config) -> list[list[Any]] | None:
 def _facts(metadata) -> list[list[str]]:
   """Names and values of a score file's metadata, as texts."""
   rows = []
-  for key, value in _flat(metadata):
+  for key, value in commands.flat(metadata).items():
     text = value if isinstance(value, str) else json.dumps(value)
     rows.append([key, text if len(text) <= 300 else f"{text[:300]} …"])
   return rows

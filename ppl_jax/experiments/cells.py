@@ -31,7 +31,7 @@ _LAST_LINES = 12
 _TAIL = 20_000  # bytes of a log that are looked at
 _POLL = 1.0  # seconds
 # Where these differ the run is the same.
-_FREE_KEYS = ("batch.shards", "init_from")
+_FREE_KEYS = {"batch.shards", "init_from"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,26 +244,17 @@ def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
   path = workdir / "config.json"
   if not path.exists():
     return
-  ours = dict(_flat(json.loads(config.to_json())))
-  theirs = dict(_flat(json.loads(path.read_text())))
-  differ = [
-    f"{key}: {theirs[key]!r} there, {ours[key]!r} here"
-    for key in sorted(ours.keys() & theirs.keys())
-    if key not in _FREE_KEYS and ours[key] != theirs[key]
-  ]
+  ours = commands.flat(json.loads(config.to_json()))
+  theirs = commands.flat(json.loads(path.read_text()))
+  both = (ours.keys() & theirs.keys()) - _FREE_KEYS
+  differ = commands.differences(
+    {key: ours[key] for key in both}, {key: theirs[key] for key in both}
+  )
   if differ:
     raise ValueError(
       f"A cell belongs to one config, got {workdir} with another:"
-      f" {'; '.join(differ)}. Name another --folder, or delete that cell."
+      f" {differ}. Name another --folder, or delete that cell."
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = ""):
-  for key, value in values.items():
-    if isinstance(value, dict) and value:
-      yield from _flat(value, f"{prefix}{key}.")
-    else:
-      yield f"{prefix}{key}", value
 
 
 @contextlib.contextmanager
