@@ -88,14 +88,14 @@ class Classification:
       )
     num_classes = prob_NxC.shape[1]
     tiny = np.finfo(np.float64).tiny
+    predicted_NxC = decided(prob_NxC, task)
     if task == "single_label" and num_classes > 1:
       if (gold_NxC.sum(axis=1) > 1).any():
         raise ValueError(
           "A single-label row must have at most one gold class, got"
           f" {gold_NxC.sum(axis=1).max()}. Set dataset.task to 'multi_label'."
         )
-      choice_N = prob_NxC.argmax(axis=1)
-      predicted_NxC = choice_N[:, None] == np.arange(num_classes)
+      choice_N = predicted_NxC.argmax(axis=1)
       has_class_N = gold_NxC.any(axis=1)
       confusion = np.zeros((num_classes, num_classes), np.int64)
       np.add.at(
@@ -108,7 +108,6 @@ class Classification:
       confidence = prob_NxC.max(axis=1)
       correct = (predicted_NxC & gold_NxC).any(axis=1)
     else:
-      predicted_NxC = prob_NxC > 0.5
       confusion = None
       chance_NxC = np.where(gold_NxC, prob_NxC, 1 - prob_NxC)
       log_loss = -np.log(np.maximum(chance_NxC, tiny)).sum()
@@ -194,6 +193,22 @@ class Classification:
       "ece": self.reliability.error() if self.count else None,
       "nll": nll,
     }
+
+
+def decided(prob_NxC: np.ndarray, task: str) -> np.ndarray:
+  """Returns the classes that probabilities decide; see `Classification`.
+
+  Args:
+    prob_NxC: probabilities, or shares of votes.
+    task: 'single_label' or 'multi_label'.
+
+  Returns:
+    bool [N, C].
+  """
+  num_classes = prob_NxC.shape[1]
+  if task == "single_label" and num_classes > 1:
+    return prob_NxC.argmax(axis=1)[:, None] == np.arange(num_classes)
+  return prob_NxC > 0.5
 
 
 def _divide(numerator, denominator) -> np.ndarray:

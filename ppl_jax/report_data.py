@@ -200,11 +200,7 @@ def _apart(dialogue, student_UxC, votes_UxC) -> np.ndarray:
 
 def _decided(values_UxC: np.ndarray, task: str) -> np.ndarray:
   """Multi-hot [U, C] of what probabilities or shares decide; 0 decides none."""
-  if task == "single_label" and values_UxC.shape[1] > 1:
-    top_U = values_UxC.argmax(axis=1)
-    hot = np.arange(values_UxC.shape[1]) == top_U[:, None]
-    return hot & (values_UxC.max(axis=1) > 0)[:, None]
-  return values_UxC > 0.5
+  return metrics.decided(values_UxC, task) & (values_UxC > 0)
 
 
 def _kinds(said: _Said, task: str) -> list[list[str]]:

@@ -219,11 +219,8 @@ def simulate(
     error_C = shared * rng.standard_normal(C)
     own_NxLxC = own * rng.standard_normal((votes, L, C))
     preference_NxLxC = dialogue.gold + error_C + own_NxLxC
-    if task == "single_label" and C > 1:
-      named_NxLxC = preference_NxLxC.argmax(2)[..., None] == np.arange(C)
-    else:
-      named_NxLxC = preference_NxLxC > 0.5
-    parts.append(named_NxLxC.sum(axis=0))
+    named = metrics.decided(preference_NxLxC.reshape(votes * L, C), task)
+    parts.append(named.reshape(votes, L, C).sum(axis=0))
   votes_UxC = np.concatenate(parts).astype(np.uint32)
   labelled_U = np.concatenate([d.labelled for d in dialogues])
   if kind == "utterance":
