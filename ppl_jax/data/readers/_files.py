@@ -21,8 +21,9 @@ SILICONE = (
   "https://raw.githubusercontent.com/eusip/SILICONE-benchmark/"
   "daef3dc14340530a71b2b02d5c4f0200b104c373"
 )
-# The names that most publishers give to the splits.
-DEV = {"train": "train", "validation": "dev", "test": "test"}
+# The names that publishers give to the splits.
+_DEV = {"train": "train", "validation": "dev", "test": "test"}
+VAL = {"train": "train", "validation": "val", "test": "test"}
 
 _TIMEOUT_SECONDS = 30
 
@@ -92,6 +93,50 @@ def existing(
         " it empty to download the files"
       )
   return files
+
+
+def table(source: pathlib.Path, split: str, end: str = "") -> pathlib.Path:
+  """Returns the CSV file of a split, `{train,dev,test}<end>.csv`."""
+  return source / f"{_DEV[split]}{end}.csv"
+
+
+def tables(
+  source: pathlib.Path, dataset: str, end: str = ""
+) -> list[pathlib.Path]:
+  """Returns the CSV files of all splits; ValueError if one is not there."""
+  files = [table(source, split, end) for split in dialogues.SPLITS]
+  return existing(source, files, f"the folder with {dataset} CSV files")
+
+
+def listed(data: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
+  """Returns the files of a split in a folder of NathanDuran's corpora, by name.
+
+  `metadata/{train,val,test}_split.txt` has the names of those in `train`, `val`
+  or `test`, which may hold others too.
+  """
+  folder = data / VAL[split]
+  return {name: folder / f"{name}.txt" for name in names_in(_list(data, split))}
+
+
+def listed_files(data: pathlib.Path, what: str) -> list[pathlib.Path]:
+  """Returns the lists and the files of all splits, see `listed`.
+
+  Args:
+    data: the folder, in the one that the user named.
+    what: what the latter is, for the message.
+
+  Raises:
+    ValueError: one of them does not exist.
+  """
+  lists = [_list(data, split) for split in dialogues.SPLITS]
+  files = existing(data.parent, lists, what)
+  for split in dialogues.SPLITS:
+    files += existing(data.parent, listed(data, split).values(), what)
+  return files
+
+
+def _list(data: pathlib.Path, split: str) -> pathlib.Path:
+  return data / "metadata" / f"{VAL[split]}_split.txt"
 
 
 def csv_rows(

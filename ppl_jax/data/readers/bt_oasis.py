@@ -37,7 +37,6 @@ COMMIT = "af27bce2ca78c94d79a825254b9d6699660d70d6"
 
 _DATA = "oasis_data"
 _EDITIONS = ("corpus", "silicone")
-_FOLDER = {"train": "train", "validation": "val", "test": "test"}
 _OTHER = {"validation": "test", "test": "validation"}
 _FIELDS = ("speaker", "text", "label")
 _LABELS = {name: name for name in CLASSES}
@@ -49,12 +48,9 @@ def source_files(
   """The lists and the calls' files; ValueError if one is not there."""
   edition = _edition(options)
   what = f"the folder that holds {_DATA} of BT-Oasis-Corpus"
-  lists = [_list(source, split) for split in dialogues.SPLITS]
-  files = _files.existing(source, lists, what)
-  for split in dialogues.SPLITS:
-    listed = _listed(source, split)
-    files += _files.existing(source, listed.values(), what)
-    if edition == "silicone" and split in _OTHER:
+  files = _files.listed_files(source / _DATA, what)
+  if edition == "silicone":
+    for split in _OTHER:
       files += _copies(source, split).values()
   return files
 
@@ -79,7 +75,7 @@ def read(
   Raises:
     ValueError: a line is not as it must be; names file and line.
   """
-  calls = _listed(source, split)
+  calls = _files.listed(source / _DATA, split)
   if _edition(options) == "silicone" and split in _OTHER:
     moved = _copies(source, split)
     came = _copies(source, _OTHER[split])
@@ -106,25 +102,15 @@ def _edition(options: Mapping[str, Any]) -> str:
   return _files.option("bt_oasis", options, "edition", _EDITIONS)
 
 
-def _list(source: pathlib.Path, split: str) -> pathlib.Path:
-  return source / _DATA / "metadata" / f"{_FOLDER[split]}_split.txt"
-
-
-def _listed(source: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
-  folder = source / _DATA / _FOLDER[split]
-  names = _files.names_in(_list(source, split))
-  return {name: folder / f"{name}.txt" for name in names}
-
-
 def _copies(source: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
   """Those of a split's calls that also lie in the other one's folder.
 
   Raises:
     ValueError: there are none, or a copy is not one.
   """
-  other = source / _DATA / _FOLDER[_OTHER[split]]
+  other = source / _DATA / _files.VAL[_OTHER[split]]
   copies = {}
-  for name, file in _listed(source, split).items():
+  for name, file in _files.listed(source / _DATA, split).items():
     copy = other / file.name
     if copy.is_file():
       if copy.read_bytes() != file.read_bytes():
@@ -135,8 +121,8 @@ def _copies(source: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
       copies[name] = copy
   if not copies:
     raise ValueError(
-      f"the silicone edition of bt_oasis is known by calls that are listed for"
-      f" {_FOLDER[split]} and lie in {other} too, got none: take the published"
-      " folders whole, or the corpus edition"
+      "the silicone edition of bt_oasis is known by calls that are listed for"
+      f" {_files.VAL[split]} and lie in {other} too, got none: take the"
+      " published folders whole, or the corpus edition"
     )
   return copies

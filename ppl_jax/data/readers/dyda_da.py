@@ -39,8 +39,7 @@ def source_files(
 ) -> list[pathlib.Path]:
   """The files of the three splits; ValueError if one is not there."""
   _files.no_options("dyda_da", options)
-  files = [_file(source, split) for split in dialogues.SPLITS]
-  return _files.existing(source, files, "the folder with dyda's CSV files")
+  return _files.tables(source, "dyda's")
 
 
 def read(
@@ -64,7 +63,7 @@ def read(
     ValueError: a row is not as it must be; names file and line.
   """
   del options
-  rows = _files.csv_rows(_file(source, split), _COLUMNS)
+  rows = _files.csv_rows(_files.table(source, split), _COLUMNS)
   for name, run in _files.runs(rows, "Dialogue_ID"):
     utterances = [
       _files.Utterance(
@@ -84,7 +83,3 @@ def download(folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
   """
   _files.no_options("dyda_da", options)
   return _files.download_files(folder, URL, SHA256, "dyda_da")
-
-
-def _file(source: pathlib.Path, split: str) -> pathlib.Path:
-  return source / f"{_files.DEV[split]}.csv"

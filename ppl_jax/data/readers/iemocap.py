@@ -56,8 +56,7 @@ def source_files(
 ) -> list[pathlib.Path]:
   """The files of the three splits; ValueError if one is not there."""
   _files.no_options("iemocap", options)
-  files = [_file(source, split) for split in dialogues.SPLITS]
-  return _files.existing(source, files, "the folder with IEMOCAP's CSV files")
+  return _files.tables(source, "IEMOCAP's")
 
 
 def read(
@@ -81,7 +80,7 @@ def read(
     ValueError: a row is not as it must be; names file and line.
   """
   del options
-  rows = _files.csv_rows(_file(source, split), _COLUMNS)
+  rows = _files.csv_rows(_files.table(source, split), _COLUMNS)
   for name, run in _files.runs(rows, "Dialogue_ID"):
     utterances = [
       _files.Utterance(
@@ -104,10 +103,6 @@ def download(folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
   """
   _files.no_options("iemocap", options)
   return _files.download_files(folder, URL, SHA256, "IEMOCAP")
-
-
-def _file(source: pathlib.Path, split: str) -> pathlib.Path:
-  return source / f"{_files.DEV[split]}.csv"
 
 
 def _speaker(where: str, utterance_id: str) -> str:

@@ -46,6 +46,7 @@ _CLASSES = {
     "fear",
   ),
 }
+_END = "_sent_emo"
 _COLUMN = {"sentiment": "Sentiment", "emotion": "Emotion"}
 # Old copies hold cp1252's characters as the control of the same number.
 _C1 = {
@@ -64,8 +65,7 @@ def source_files(
 ) -> list[pathlib.Path]:
   """The files of the three splits; ValueError if one is not there."""
   _kind(options)
-  files = [_file(source, split) for split in dialogues.SPLITS]
-  return _files.existing(source, files, "the folder with MELD's CSV files")
+  return _files.tables(source, "MELD's", _END)
 
 
 def read(
@@ -90,9 +90,8 @@ def read(
   """
   label = _COLUMN[_kind(options)]
   labels = {name: name for name in classes}
-  rows = _files.csv_rows(
-    _file(source, split), ("Utterance", "Speaker", "Dialogue_ID", label)
-  )
+  file = _files.table(source, split, _END)
+  rows = _files.csv_rows(file, ("Utterance", "Speaker", "Dialogue_ID", label))
   for name, run in _files.runs(rows, "Dialogue_ID"):
     utterances = [
       _files.Utterance(
@@ -119,7 +118,3 @@ def download(folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
 
 def _kind(options: Mapping[str, Any]) -> str:
   return _files.option("meld", options, "labels", _CLASSES)
-
-
-def _file(source: pathlib.Path, split: str) -> pathlib.Path:
-  return source / f"{_files.DEV[split]}_sent_emo.csv"

@@ -47,7 +47,6 @@ SHA256 = {
 
 _DATA = "mrda_data"
 _EDITIONS = ("corpus", "silicone")
-_VAL = {"train": "train", "validation": "val", "test": "test"}
 _FIELDS = ("speaker", "text", "basic", "general", "full")
 # The CSV's first column has another name in test than in train and dev.
 _COLUMNS = ("Dialogue_Act", "Speaker", "Dialogue_ID", "Utterance")
@@ -60,14 +59,9 @@ def source_files(
 ) -> list[pathlib.Path]:
   """The files of the edition; ValueError if one is not there."""
   if _edition(options) == "silicone":
-    files = [_table(source, split) for split in dialogues.SPLITS]
-    return _files.existing(source, files, "the folder with MRDA's CSV files")
+    return _files.tables(source, "MRDA's")
   what = f"the folder that holds {_DATA} of MRDA-Corpus"
-  lists = [_list(source, split) for split in dialogues.SPLITS]
-  files = _files.existing(source, lists, what)
-  for split in dialogues.SPLITS:
-    files += _files.existing(source, _meetings(source, split).values(), what)
-  return files
+  return _files.listed_files(source / _DATA, what)
 
 
 def read(
@@ -91,7 +85,7 @@ def read(
     ValueError: a line is not as it must be; names file and line.
   """
   if _edition(options) == "silicone":
-    rows = _files.csv_rows(_table(source, split), _COLUMNS)
+    rows = _files.csv_rows(_files.table(source, split), _COLUMNS)
     for name, run in _files.runs(rows, "Dialogue_ID"):
       utterances = [
         _files.Utterance(
@@ -101,7 +95,7 @@ def read(
       ]
       yield _files.to_dialogue(name, utterances, classes, _SILICONE_LABELS)
     return
-  for name, file in _meetings(source, split).items():
+  for name, file in _files.listed(source / _DATA, split).items():
     utterances = [
       _files.Utterance(*line[:4]) for line in _files.piped(file, _FIELDS)
     ]
@@ -122,17 +116,3 @@ def download(folder: pathlib.Path, options: Mapping[str, Any]) -> pathlib.Path:
 
 def _edition(options: Mapping[str, Any]) -> str:
   return _files.option("mrda", options, "edition", _EDITIONS)
-
-
-def _table(source: pathlib.Path, split: str) -> pathlib.Path:
-  return source / f"{_files.DEV[split]}.csv"
-
-
-def _list(source: pathlib.Path, split: str) -> pathlib.Path:
-  return source / _DATA / "metadata" / f"{_VAL[split]}_split.txt"
-
-
-def _meetings(source: pathlib.Path, split: str) -> dict[str, pathlib.Path]:
-  folder = source / _DATA / _VAL[split]
-  names = _files.names_in(_list(source, split))
-  return {name: folder / f"{name}.txt" for name in names}
