@@ -147,9 +147,9 @@ def _said(workdir, config, dataset, scores, limit: int) -> list[_Said]:
     chosen = np.sort(rng.permutation(len(train))[:limit])
     drawn = [train[int(d)] for d in chosen]
   else:
-    shares = dict(scores.rows())
-    ids = sorted(shares)
+    ids = sorted(scores.dialogue_ids())
     kept = {ids[i] for i in rng.permutation(len(ids))[:limit]}
+    shares = {name: row for name, row in scores.rows() if name in kept}
     drawn = [d for d in train if d.dialogue_id in kept]
   predictor = Predictor.from_workdir(workdir, live=False)
   bar = tqdm.tqdm(

@@ -71,7 +71,9 @@ def on_fake_devices(command, devices, processes) -> list[subprocess.Popen]:
   ]
 
 
-def start(arguments, **variables) -> subprocess.Popen:
+def start(
+  arguments, *, start_new_session=False, **variables
+) -> subprocess.Popen:
   """Starts a command in the project's root, with environment variables."""
   environment = {
     **os.environ,
@@ -87,6 +89,7 @@ def start(arguments, **variables) -> subprocess.Popen:
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
+    start_new_session=start_new_session,
   )
 
 

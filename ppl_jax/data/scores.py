@@ -227,6 +227,13 @@ class ScoreFile:
     )
     self.classes = tuple(self.metadata["classes"])
 
+  def dialogue_ids(self) -> list[str]:
+    """Returns the dialogue_id of each row, without reading its votes."""
+    try:
+      return self._file.read(["dialogue_id"])["dialogue_id"].to_pylist()
+    except pa.ArrowInvalid as e:
+      raise self._not_parquet(e) from e
+
   def rows(self) -> Iterator[tuple[str, ScoredDialogue]]:
     """Yields each row: its dialogue_id and votes.
 

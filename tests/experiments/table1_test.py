@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ class Table1Test(absltest.TestCase):
     self.cells = self.folder / "cells"
 
   def start(self, *flags):
-    return subprocess.Popen(
+    return commands.start(
       [
         sys.executable,
         "-m",
@@ -38,18 +37,6 @@ class Table1Test(absltest.TestCase):
         "--gold=0.2",
         *flags,
       ],
-      cwd=commands.ROOT,
-      env={
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(commands.ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
       start_new_session=True,
     )
 
