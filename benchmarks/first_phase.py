@@ -1,12 +1,10 @@
 """A run's own first phase, a stretch of steps at a time."""
 
+import dataclasses
 import pathlib
 import time
 
-import jax
-
-from ppl_jax import loop, memory, optim, sharding, train, train_step
-from ppl_jax.data import pipeline
+from ppl_jax import loop, memory, train
 from ppl_jax.inputs import Inputs
 
 
@@ -20,55 +18,26 @@ class FirstPhase:
 
   Attributes:
     inputs: as given.
-    phase: of `ppl_jax.train`.
+    phase: of `ppl_jax.train`, with so many steps.
   """
 
   def __init__(self, inputs: Inputs, workdir: pathlib.Path, steps: int):
     memory.keep_freed()  # as main does
     self.inputs = inputs
     run = loop.Run(inputs, workdir)
-    self.phase = train.pretrain_phase(run, train.vote_plan(run))
-    optimizer_config = self.phase.config.optimizer
-    optimizer = optim.adamw(
-      optim.schedule(
-        optimizer_config.learning_rate,
-        max(steps, self.phase.steps),
-        optimizer_config.warmup_fraction,
-      ),
-      weight_decay=optimizer_config.weight_decay,
-      clip_norm=optimizer_config.clip_norm,
-    )
-    self._step = train_step.make_train_step(
-      inputs.graphdef,
-      inputs.params,
-      optimizer,
-      self.phase.objective,
-      inputs.mesh,
-      inputs.config.batch.accumulation,
-    )
-    self._state = train_step.init_state(inputs.params, optimizer, inputs.mesh)
-    self._key = jax.random.key(inputs.config.seed)
-    self._materialize = inputs.splits["train"]
-    self._steps = steps
-    self._shards = sharding.local_shards(
-      inputs.mesh, inputs.config.batch.shards
-    )
+    phase = train.pretrain_phase(run, train.vote_plan(run))
+    self.phase = dataclasses.replace(phase, steps=steps)
+    self._steps = loop.Steps(run, self.phase, inputs.params)
     self._batches = self.batches()
 
   def batches(self):
     """Returns an iterator over the batches, made ahead by the pipeline."""
-    return pipeline.batches(
-      self.phase.plan,
-      self._materialize,
-      start=0,
-      stop=self._steps,
-      shards=self._shards,
-    )
+    return self._steps.batches(0)
 
   def one_of_each_shape(self) -> list[int]:
     """Returns the first batch of each shape that is to come."""
     first = {}
-    for t in range(self._steps):
+    for t in range(self.phase.steps):
       batch = self.phase.plan.batch(t)
       first.setdefault((batch.length, batch.room), t)
     return list(first.values())
@@ -76,7 +45,7 @@ class FirstPhase:
   def warm_up(self) -> None:
     """Takes a step on a batch of each shape, which compiles them."""
     for t in self.one_of_each_shape():
-      self.take_on([self._materialize(self.phase.plan.batch(t), self._shards)])
+      self.take_on([self._steps.batch(t)])
 
   def take(self, steps: int) -> tuple[float, float]:
     """Takes the next steps; returns the last loss, and the seconds of all."""
@@ -87,6 +56,5 @@ class FirstPhase:
   def take_on(self, batches) -> float:
     """Takes a step on each batch; returns the last loss."""
     for batch in batches:
-      batch = sharding.put_batch(self.inputs.mesh, batch)
-      self._state, scalars = self._step(self._state, batch, self._key)
+      scalars = self._steps.take(batch)
     return float(scalars["loss"])

@@ -94,6 +94,7 @@ class _Ours:
 
   def __init__(self, folder: str):
     live = _WHAT.value == "live"
+    memory.one_arena()
     self._predictor = predictor.Predictor.from_workdir(
       folder, threads=int(common.THREADS.value), live=live, batch=not live
     )

@@ -35,7 +35,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import common, pair_step
-from ppl_jax import commands
+from ppl_jax import commands, memory
 from ppl_jax.data import segments
 
 _MODEL = flags.DEFINE_string("model", None, "Hub name or folder of a BERT.")
@@ -74,6 +74,7 @@ class _Ours:
     from benchmarks import first_phase
     from ppl_jax import inputs as inputs_lib
 
+    memory.one_arena()  # as main does
     config = commands.CONFIG.value
     config.model.pretrained = _MODEL.value
     config.pretrain.objective = "pairwise"
@@ -197,8 +198,7 @@ class _Torch:
     import transformers
 
     if _KEEPS.value:
-      from ppl_jax import memory
-
+      memory.one_arena()
       memory.keep_freed()
     self._torch = torch
     torch.set_num_threads(int(common.THREADS.value))

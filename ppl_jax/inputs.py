@@ -14,7 +14,7 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import checkpoint, commands, sharding
+from ppl_jax import checkpoint, commands, sharding, words
 from ppl_jax.data import (
   atomic,
   mapped,
@@ -53,6 +53,7 @@ class Inputs:
     heldout_U: bool, scored utterances of train that only choices may use.
     gold_U: bool, utterances of train whose gold may be used.
     dev_U: bool, the like of validation.
+    words_W: int32, the words that training can meet, of `words.find`.
   """
 
   config: ConfigDict
@@ -66,6 +67,7 @@ class Inputs:
   heldout_U: np.ndarray
   gold_U: np.ndarray
   dev_U: np.ndarray
+  words_W: np.ndarray
 
 
 def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
@@ -157,6 +159,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     heldout_U=heldout_U,
     gold_U=gold_U,
     dev_U=dev_U,
+    words_W=words.find(
+      splits["train"], train.scored_U | labelled, encoder.vocab_size
+    ),
   )
   _log_summary(inputs)
   return inputs

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import checkpoint, evaluate, optim, sharding, train_step
+from ppl_jax import checkpoint, evaluate, optim, sharding, train_step, words
 from ppl_jax.data import pipeline, plan
 from ppl_jax.inputs import Inputs
 
@@ -101,45 +101,89 @@ class Phase:
   evaluate: Callable[[nnx.State], dict[str, float]]
 
 
+class Steps:
+  """Takes the steps of a phase.
+
+  Args:
+    run: of the phase.
+    phase: what is trained.
+    params: to start from.
+
+  Attributes:
+    state: what the next step changes; its table of words is that of training.
+  """
+
+  def __init__(self, run: Run, phase: Phase, params: nnx.State):
+    self._run, self._phase, self._params = run, phase, params
+    small = words.take(params, run.inputs.words_W)
+    config = phase.config.optimizer
+    optimizer = optim.adamw(
+      optim.schedule(config.learning_rate, phase.steps, config.warmup_fraction),
+      weight_decay=config.weight_decay,
+      clip_norm=config.clip_norm,
+      trainable=_scorer_only if phase.config.freeze_encoder else None,
+    )
+    self._step = train_step.make_train_step(
+      run.inputs.graphdef,
+      small,
+      optimizer,
+      phase.objective,
+      run.mesh,
+      run.config.batch.accumulation,
+    )
+    self._key = jax.random.fold_in(
+      jax.random.key(run.config.seed), _PHASES.index(phase.name)
+    )
+    self._shards = sharding.local_shards(run.mesh, run.config.batch.shards)
+    vocab_size = run.inputs.student.encoder.vocab_size
+    self._materialize = dataclasses.replace(
+      run.inputs.splits["train"],
+      row_V=words.rows(run.inputs.words_W, vocab_size),
+    )
+    self.state = train_step.init_state(small, optimizer, run.mesh)
+
+  def batch(self, t: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of batch t."""
+    return self._materialize(self._phase.plan.batch(t), self._shards)
+
+  def batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the arrays of batch `start` and those after it, made ahead."""
+    return pipeline.batches(
+      self._phase.plan,
+      self._materialize,
+      start=start,
+      stop=self._phase.steps,
+      shards=self._shards,
+    )
+
+  def take(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Takes a step on the arrays of a batch; returns its scalars."""
+    batch = sharding.put_batch(self._run.mesh, batch)
+    self.state, scalars = self._step(self.state, batch, self._key)
+    return scalars
+
+  def whole(self, params: nnx.State) -> nnx.State:
+    """Returns parameters of a state with the words that training lacks."""
+    return words.put(self._params, params, self._run.inputs.words_W)
+
+
 def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
   """Trains through a phase, or through what is left of it.
 
   Returns:
     The parameters of the best evaluation.
   """
-  learning_rate = optim.schedule(
-    phase.config.optimizer.learning_rate,
-    phase.steps,
-    phase.config.optimizer.warmup_fraction,
-  )
-  optimizer = optim.adamw(
-    learning_rate,
-    weight_decay=phase.config.optimizer.weight_decay,
-    clip_norm=phase.config.optimizer.clip_norm,
-    trainable=_scorer_only if phase.config.freeze_encoder else None,
-  )
-  take_step = train_step.make_train_step(
-    run.inputs.graphdef,
-    params,
-    optimizer,
-    phase.objective,
-    run.mesh,
-    run.config.batch.accumulation,
-  )
-  key = jax.random.fold_in(
-    jax.random.key(run.config.seed), _PHASES.index(phase.name)
-  )
-  state = train_step.init_state(params, optimizer, run.mesh)
-  best = params
+  steps = Steps(run, phase, params)
+  best = jax.tree.map(jnp.copy, steps.state.params)
   meta = run.checkpoints.meta() or {"phase": "", "history": []}
   if meta["phase"] == phase.name:
-    restored = run.checkpoints.restore({"state": state, "best": best})
-    state, best = restored["state"], restored["best"]
-    _LOG.info("%s goes on from step %d.", phase.name, state.step)
+    restored = run.checkpoints.restore({"state": steps.state, "best": best})
+    steps.state, best = restored["state"], restored["best"]
+    _LOG.info("%s goes on from step %d.", phase.name, steps.state.step)
   else:
     meta = {"phase": phase.name, "history": meta["history"]}
     _evaluate(run, phase, meta, 0, params)
-  done = int(state.step)
+  done = int(steps.state.step)
   eval_every = max(1, -(-phase.steps // phase.config.evals))
   losses = _Losses(run, phase, meta)
   bar = tqdm.tqdm(
@@ -149,17 +193,10 @@ def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
     unit="step",
     disable=not run.is_first,
   )
-  batches = pipeline.batches(
-    phase.plan,
-    run.inputs.splits["train"],
-    start=done,
-    stop=phase.steps,
-    shards=sharding.local_shards(run.mesh, run.config.batch.shards),
-  )
+  batches = steps.batches(done)
   with bar:
     while done < phase.steps and meta["bad_evals"] < phase.config.patience:
-      batch = sharding.put_batch(run.mesh, next(batches))
-      state, scalars = take_step(state, batch, key)
+      scalars = steps.take(next(batches))
       done += 1
       losses.add(done, scalars)
       bar.update()
@@ -167,12 +204,13 @@ def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
       evaluated = done % eval_every == 0 or done == phase.steps
       if evaluated:
         losses.fetch_all()
-        if _evaluate(run, phase, meta, done, state.params):
-          best = jax.tree.map(jnp.copy, state.params)
+        params = steps.state.params
+        if _evaluate(run, phase, meta, done, steps.whole(params)):
+          best = jax.tree.map(jnp.copy, params)
       if evaluated or done % run.config.checkpoint_every == 0:
         losses.fetch_all()  # a state with a loss that is not finite is not kept
         run.checkpoints.save(
-          phase.first_step + done, {"state": state, "best": best}, meta
+          phase.first_step + done, {"state": steps.state, "best": best}, meta
         )
   _LOG.info(
     "%s: best at step %d of %d, %s",
@@ -181,7 +219,7 @@ def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
     done,
     text(meta["best"]),
   )
-  return best
+  return steps.whole(best)
 
 
 def _evaluate(run, phase, meta, step, params) -> bool:

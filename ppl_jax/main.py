@@ -25,6 +25,7 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv):
   """Runs training with the flags."""
   commands.refuse_arguments(argv)
+  memory.one_arena()
   config = commands.CONFIG.value
   with commands.user_errors():
     distributed.join()

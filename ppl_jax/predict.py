@@ -52,6 +52,7 @@ _CACHE = flags.DEFINE_string(
 def main(argv):
   """Runs prediction with the flags."""
   commands.refuse_arguments(argv)
+  memory.one_arena()
   with commands.user_errors():
     if (_INPUT.value == "-") == bool(_OUTPUT.value):
       raise ValueError(

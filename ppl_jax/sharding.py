@@ -136,7 +136,7 @@ def on_each_device(
 
   def local(params, batch, values):
     out = function(jax.tree.map(gather, params, specs), batch, values)
-    if reduces:
+    if reduces and mesh.size > 1:  # a lone device would copy all gradients
       scalars, gradients = out
       return scalars, jax.tree.map(add, gradients, specs)
     return out

@@ -68,6 +68,7 @@ class Materializer:
     cls_id: the token that opens a segment.
     sep_id: the token that ends its parts.
     pad_id: the token that fills a row up.
+    row_V: what a batch has in place of each token's id; None: the id.
   """
 
   split: SplitArrays
@@ -76,6 +77,7 @@ class Materializer:
   cls_id: int
   sep_id: int
   pad_id: int
+  row_V: np.ndarray | None = None
 
   def __call__(
     self, plan: plan_lib.BatchPlan, shards: slice | np.ndarray = slice(None)
@@ -110,6 +112,8 @@ class Materializer:
       self.sep_id,
     )
     tokens[row] = filled
+    if self.row_V is not None:
+      tokens = self.row_V[tokens]
 
     def gather(values, empty):
       out = np.full((*rows.shape, *values.shape[1:]), empty, values.dtype)

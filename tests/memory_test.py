@@ -1,0 +1,52 @@
+import platform
+import subprocess
+import sys
+
+from absl.testing import absltest
+
+# Prints the page faults of each of some calls, and the pages of their buffers.
+_CALLS = """
+import resource, sys
+from ppl_jax import memory
+if sys.argv[1] == "kept":
+  memory.one_arena()
+import jax, jax.numpy as jnp
+
+def together(x):  # nothing can be freed before the end
+  parts = [jnp.sin(x + i) @ x for i in range(24)]
+  return sum(jnp.cumsum(part, 0) for part in reversed(parts))
+
+x = jnp.ones((1024, 1024))
+call = jax.jit(together).lower(x).compile()
+print(call.memory_analysis().temp_size_in_bytes // resource.getpagesize())
+if sys.argv[1] == "kept":
+  memory.keep_freed()
+for _ in range(8):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  call(x).block_until_ready()
+  print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how):
+  """Returns the pages of a call's buffers, and the faults of late calls."""
+  output = subprocess.run(
+    [sys.executable, "-c", _CALLS, how],
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+  pages, *faults = map(int, output.split())
+  return pages, min(faults[4:])
+
+
+@absltest.skipUnless(platform.libc_ver()[0] == "glibc", "needs glibc")
+class MemoryTest(absltest.TestCase):
+  def test_a_call_takes_the_memory_that_the_last_one_left(self):
+    pages, left = faults("kept")
+    self.assertGreater(pages, 20_000)  # more than an arena of a thread holds
+    self.assertLess(left, pages / 20)
+
+
+if __name__ == "__main__":
+  absltest.main()
