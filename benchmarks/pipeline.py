@@ -21,7 +21,7 @@ from absl import flags
 
 from benchmarks import common
 from configs import quickstart
-from ppl_jax import commands
+from ppl_jax import commands, memory
 
 _STEPS = flags.DEFINE_integer("steps", 30, "Steps a turn.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer(
@@ -71,6 +71,7 @@ def main(argv):
   """Times both in turn and prints."""
   commands.refuse_arguments(argv)
   if common.SIDE.value:
+    memory.one_arena()  # as main does
     common.serve(_Answers)
     return
   common.refuse_busy()

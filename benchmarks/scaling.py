@@ -25,7 +25,7 @@ from absl import flags
 
 from benchmarks import common
 from configs import quickstart
-from ppl_jax import commands
+from ppl_jax import commands, memory
 
 _SIZES = flags.DEFINE_multi_integer(
   "dialogues", [1_000, 10_000, 100_000], "Dialogues to train on."
@@ -97,6 +97,7 @@ def main(argv):
   """Measures what is missing and prints all of it."""
   commands.refuse_arguments(argv)
   if common.SIDE.value:
+    memory.one_arena()  # as main does
     common.serve(_KINDS[common.SIDE.value])
     return
   if _STEPS.value < _STRETCHES:

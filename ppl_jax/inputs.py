@@ -32,6 +32,7 @@ from ppl_jax.student import Student
 
 _LOG = logging.getLogger(__name__)
 _CONFIG = "config.json"
+_SOURCES = "sources.json"
 _TOKENIZER = "tokenizer.json"
 _SIMULATED = "scores.parquet"
 _DIALOGUES_AT_ONCE = 1_000
@@ -88,6 +89,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   _check_values(config)
   _check_workdir(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
+  sources = _sources(config, dataset)
+  _check_sources(sources, workdir)
   scores = _score_file(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)
   segments.check(
@@ -114,6 +117,12 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
       dataset.folder,
     )
   train = splits["train"].split
+  if scores and not train.scored_U.any():
+    raise ValueError(
+      f"A score file must have a score for some utterance of train, got {scores}"
+      " without one. Make it of usable votes, or set"
+      " --config.pretrain.objective=none to train on gold alone."
+    )
   seed, fraction = config.seed, config.finetune.gold_fraction
   labelled = train.labelled_U
   if config.dataset.only_scored:
@@ -144,7 +153,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     fsdp=config.mesh.fsdp,
   )
   if jax.process_index() == 0:
-    _claim(config, workdir)  # only now: a run that cannot start claims nothing
+    # Only now: a run that cannot start claims nothing.
+    _claim(config, sources, workdir)
     student.save(workdir)
     tokenizer.save(workdir / _TOKENIZER)
   inputs = Inputs(
@@ -195,12 +205,47 @@ def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
 
 
-def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Writes the config that the workdir belongs to from now on."""
+def _sources(
+  config: ConfigDict, dataset: dialogues_lib.Dataset
+) -> dict[str, str]:
+  """Returns what identifies the contents of the files that a config names."""
+  sources = {"config.dataset": dataset.key}
+  for key, name in (
+    ("config.scores", config.scores),
+    ("config.dataset.gold", config.dataset.gold),
+  ):
+    if name and pathlib.Path(name).is_file():
+      with open(name, "rb") as f:
+        sources[key] = hashlib.file_digest(f, "sha256").hexdigest()
+  return sources
+
+
+def _check_sources(sources: dict[str, str], workdir: pathlib.Path) -> None:
+  """Raises ValueError where the workdir's run read other files' contents."""
+  path = workdir / _SOURCES
+  if not path.exists():
+    return
+  before = json.loads(path.read_text())
+  changed = [key for key in before if sources.get(key) != before[key]]
+  if changed:
+    raise ValueError(
+      f"A workdir belongs to the data that it was trained on, got {workdir}"
+      f" with a run from before the files of {', '.join(changed)} changed. Name"
+      " another --workdir to train on what they hold now, or delete this one."
+    )
+
+
+def _claim(
+  config: ConfigDict, sources: dict[str, str], workdir: pathlib.Path
+) -> None:
+  """Writes the config and the data that the workdir belongs to from now on."""
   workdir.mkdir(parents=True, exist_ok=True)
-  values = json.loads(config.to_json())
-  with atomic.replacing(workdir / _CONFIG) as temporary:
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+  for name, values in (
+    (_SOURCES, sources),
+    (_CONFIG, json.loads(config.to_json())),
+  ):
+    with atomic.replacing(workdir / name) as temporary:
+      temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _check_values(config: ConfigDict) -> None:

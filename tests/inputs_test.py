@@ -129,6 +129,13 @@ class InputsTest(parameterized.TestCase):
     corpus.write_split(self.data, "train", lines)
     self.assert_refused("train-4")
 
+  def test_a_score_file_without_a_score(self):
+    scored = scores.read_scores(self.config.scores)
+    scores.write_scores(
+      self.config.scores, scores.Scores(scored.classes, scored.metadata, {})
+    )
+    self.assert_refused("must have a score for some utterance")
+
   def test_a_score_file_of_other_classes(self):
     scored = scores.read_scores(self.config.scores)
     other = scores.Scores(("ask", "tell", "bye"), scored.metadata, scored.rows)
@@ -172,6 +179,51 @@ class InputsTest(parameterized.TestCase):
     self.config.pretrain.epochs = 9
     with self.assertRaisesRegex(ValueError, "pretrain.epochs: 2 there, 9 here"):
       self.prepare()
+
+  def test_a_workdir_of_other_data_under_the_same_names(self):
+    gold = self.folder / "labels.jsonl"
+    gold.write_text("")
+    self.config.dataset.gold = str(gold)
+    self.prepare()
+    path = pathlib.Path(self.config.scores)
+    before = path.read_bytes()
+    scored = scores.read_scores(path)
+    few = dict(list(scored.rows.items())[:-1])
+    scores.write_scores(
+      path, scores.Scores(scored.classes, scored.metadata, few)
+    )
+    with self.assertRaisesRegex(ValueError, "config.scores changed"):
+      self.prepare()
+    path.write_bytes(before)
+    self.prepare()
+    line = {"dialogue_id": "train-0", "utterance": 0, "label": "ask"}
+    gold.write_text(json.dumps(line))
+    with self.assertRaisesRegex(ValueError, "config.dataset.gold changed"):
+      self.prepare()
+    gold.write_text("")
+    corpus.write_split(self.data, "test", corpus.lines("test", 3, 0))
+    with self.assertRaisesRegex(ValueError, "config.dataset changed"):
+      self.prepare()
+
+  def test_labels_given_afterwards_are_gold(self):
+    lines = corpus.lines("train", 30, 0)
+    label = lines[3]["utterances"][0]["label"]
+    for utterance in lines[3]["utterances"]:
+      utterance["label"] = None
+    corpus.write_split(self.data, "train", lines)
+    before = self.prepare().splits["train"].split
+    self.workdir = self.folder / "more"
+    gold = self.folder / "labels.jsonl"
+    gold.write_text(
+      json.dumps({"dialogue_id": "train-3", "utterance": 0, "label": label})
+    )
+    self.config.dataset.gold = str(gold)
+    after = self.prepare().splits["train"].split
+    [changed] = np.flatnonzero(before.labelled_U != after.labelled_U)
+    self.assertEqual(changed, before.tokens.first[3])
+    self.assertEqual(
+      after.gold_UxC[changed].tolist(), [c == label for c in corpus.CLASSES]
+    )
 
   def test_only_scored_limits_the_gold(self):
     scored = scores.read_scores(self.config.scores)
