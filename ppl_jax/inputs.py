@@ -119,8 +119,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   train = splits["train"].split
   if scores and not train.scored_U.any():
     raise ValueError(
-      f"A score file must have a score for some utterance of train, got {scores}"
-      " without one. Make it of usable votes, or set"
+      "A score file must have a score for some utterance of train, got"
+      f" {scores} without one. Make it of usable votes, or set"
       " --config.pretrain.objective=none to train on gold alone."
     )
   seed, fraction = config.seed, config.finetune.gold_fraction
