@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pathlib
 import tempfile
@@ -40,6 +41,22 @@ class CellsTest(absltest.TestCase):
       ValueError, "segments.window: 2 there, 3 here. Name another --folder"
     ):
       cells._check_same(config, self.folder)
+
+  def test_fine_tuning_is_nothing_to_a_cell_without_gold(self):
+    config = common.get_config()
+    path = self.folder / "config.json"
+    for theirs, ours, refused in ((0.0, 0.0, 0), (0.1, 0.1, 1), (0.1, 0.0, 1)):
+      config.finetune.gold_fraction = theirs
+      values = json.loads(config.to_json())
+      values["finetune"]["epochs"] = 99
+      path.write_text(json.dumps(values))
+      config.finetune.gold_fraction = ours
+      with (
+        self.assertRaisesRegex(ValueError, "finetune")
+        if refused
+        else contextlib.nullcontext()
+      ):
+        cells._check_same(config, self.folder)
 
   def test_overrides_must_be_the_configs(self):
     config = common.get_config().lock()
