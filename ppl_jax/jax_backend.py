@@ -40,10 +40,13 @@ class JaxBackend:
 
   Attributes:
     lengths: token lengths that segments are padded to, ascending.
+    parallel: batches that are computed at the same time.
 
   Raises:
     ValueError: the folder holds no finished run.
   """
+
+  parallel = 1
 
   def __init__(
     self, workdir: pathlib.Path, *, live: bool = True, batch: bool = True

@@ -77,9 +77,11 @@ class Backend(Protocol):
 
   Attributes:
     lengths: token lengths that segments are padded to, ascending.
+    parallel: batches that are computed at the same time.
   """
 
   lengths: tuple[int, ...]
+  parallel: int
 
   def rows(self, length: int) -> int:
     """Returns how many segments of a length make a batch."""
@@ -200,7 +202,11 @@ class Predictor:
       from ppl_jax.onnx_backend import OnnxBackend
 
       backend = OnnxBackend(
-        workdir / "model.onnx", student["max_length"], threads
+        workdir / "model.onnx",
+        student["max_length"],
+        threads,
+        live=live,
+        batch=batch,
       )
     else:
       if threads:
@@ -298,27 +304,30 @@ class Predictor:
     lengths_M = segments.segment_lengths(tokens, *settings)
     contexts_M = segments.context_lengths(tokens, *settings)
     out_MxC = np.zeros((len(lengths_M), len(self.classes)))
-    running = None
-    for batch in [*self._batches(lengths_M), None]:
-      started = None
-      if batch is not None:
-        length, rows = batch
-        tokens_NxT = segments.padded_rows(
-          tokens,
-          rows,
-          (self._backend.rows(length), length),
-          *settings,
-          self._tokenizer,
-        )
-        length_N, context_N = np.ones((2, len(tokens_NxT)), np.int32)
-        length_N[: len(rows)] = lengths_M[rows]
-        context_N[: len(rows)] = contexts_M[rows]
-        started = rows, self._backend.start(tokens_NxT, length_N, context_N)
-      if running is not None:  # fetched while the next batch runs
-        rows, values = running
-        out_MxC[rows] = self._probabilities(values)[: len(rows)]
-        progress(len(rows))
-      running = started
+    running = collections.deque()
+
+    def fetch():
+      rows, values = running.popleft()
+      out_MxC[rows] = self._probabilities(values)[: len(rows)]
+      progress(len(rows))
+
+    for length, rows in self._batches(lengths_M):
+      tokens_NxT = segments.padded_rows(
+        tokens,
+        rows,
+        (self._backend.rows(length), length),
+        *settings,
+        self._tokenizer,
+      )
+      length_N, context_N = np.ones((2, len(tokens_NxT)), np.int32)
+      length_N[: len(rows)] = lengths_M[rows]
+      context_N[: len(rows)] = contexts_M[rows]
+      started = self._backend.start(tokens_NxT, length_N, context_N)
+      running.append((rows, started))
+      if len(running) > self._backend.parallel:  # while the others run
+        fetch()
+    while running:
+      fetch()
     return out_MxC
 
   def _batches(self, lengths_M: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
