@@ -332,6 +332,7 @@ class PredictTest(parameterized.TestCase):
 
     class Recorder:
       lengths = (_MAX_LENGTH,)
+      parallel = 1
 
       def start(self, tokens_NxT, length_N, context_length_N):
         seen.append((tokens_NxT[0], length_N[0], context_length_N[0]))
@@ -669,7 +670,8 @@ class PredictTest(parameterized.TestCase):
 
   # --- onnxruntime.
 
-  def test_onnxruntime_runs_an_export(self):
+  @parameterized.parameters(1, 3)
+  def test_onnxruntime_runs_an_export(self, threads):
     folder = self.folder / "onnx"
     weights_2xVxC = _onnx_folder(folder, self.trained)
     dialogues = _transcripts(40, seed=12)
@@ -686,7 +688,7 @@ class PredictTest(parameterized.TestCase):
         kind = int(t >= split.context_lengths_U[u])
         logits[u] += weights_2xVxC[kind, batch["tokens"][0, u, t]]
     expected = logits_lib.probabilities(logits, "single_label")
-    predict = predictor.Predictor.from_workdir(folder, threads=1)
+    predict = predictor.Predictor.from_workdir(folder, threads=threads)
     got = list(predict.predict(dialogues))
     np.testing.assert_allclose(_matrix(got), expected, atol=1e-5)
     got = [predict.add(u[0], *u[2:]) for u in _utterances(dialogues)]
