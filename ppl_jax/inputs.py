@@ -14,9 +14,9 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import checkpoint, commands, sharding, words
+from ppl_jax import checkpoint, claim, sharding, words
+from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import (
-  atomic,
   mapped,
   pipeline,
   sampling,
@@ -24,15 +24,12 @@ from ppl_jax.data import (
   tokenization,
   vote_columns,
 )
-from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import votes as votes_lib
 from ppl_jax.models import bert, pretrained
 from ppl_jax.student import Student
 
 _LOG = logging.getLogger(__name__)
-_CONFIG = "config.json"
-_SOURCES = "sources.json"
 _TOKENIZER = "tokenizer.json"
 _SIMULATED = "scores.parquet"
 _DIALOGUES_AT_ONCE = 1_000
@@ -85,12 +82,12 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     ValueError: something that the user gave is wrong; the message says what,
       where, and what to do.
   """
-  config = _with_shards(config, workdir)
+  config = claim.with_shards(config, workdir)
   _check_values(config)
-  _check_workdir(config, workdir)
+  claim.check_config(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
-  sources = _sources(config, dataset)
-  _check_sources(sources, workdir)
+  sources = claim.data_of(config, dataset)
+  claim.check_data(sources, workdir)
   scores = _score_file(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)
   segments.check(
@@ -154,7 +151,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   )
   if jax.process_index() == 0:
     # Only now: a run that cannot start claims nothing.
-    _claim(config, sources, workdir)
+    claim.write(config, sources, workdir)
     student.save(workdir)
     tokenizer.save(workdir / _TOKENIZER)
   inputs = Inputs(
@@ -175,77 +172,6 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   )
   _log_summary(inputs)
   return inputs
-
-
-def _with_shards(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
-  """Returns the config with the number of shards that the run started with."""
-  config = config.copy_and_resolve_references()
-  if not config.batch.shards:
-    started = workdir / _CONFIG
-    if started.exists():
-      config.batch.shards = json.loads(started.read_text())["batch"]["shards"]
-    else:
-      config.batch.shards = jax.device_count() * config.batch.accumulation
-  return config
-
-
-def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Raises ValueError where the workdir holds a run of another config."""
-  path = workdir / _CONFIG
-  if not path.exists():
-    return
-  ours = commands.flat(json.loads(config.to_json()))
-  theirs = commands.flat(json.loads(path.read_text()))
-  differ = commands.differences(ours, theirs)
-  if differ:
-    raise ValueError(
-      f"A workdir belongs to one config, got {workdir} with a run of"
-      f" another: {differ}. Name another --workdir, or delete"
-      " this one."
-    )
-
-
-def _sources(
-  config: ConfigDict, dataset: dialogues_lib.Dataset
-) -> dict[str, str]:
-  """Returns what identifies the contents of the files that a config names."""
-  sources = {"config.dataset": dataset.key}
-  for key, name in (
-    ("config.scores", config.scores),
-    ("config.dataset.gold", config.dataset.gold),
-  ):
-    if name and pathlib.Path(name).is_file():
-      with open(name, "rb") as f:
-        sources[key] = hashlib.file_digest(f, "sha256").hexdigest()
-  return sources
-
-
-def _check_sources(sources: dict[str, str], workdir: pathlib.Path) -> None:
-  """Raises ValueError where the workdir's run read other files' contents."""
-  path = workdir / _SOURCES
-  if not path.exists():
-    return
-  before = json.loads(path.read_text())
-  changed = [key for key in before if sources.get(key) != before[key]]
-  if changed:
-    raise ValueError(
-      f"A workdir belongs to the data that it was trained on, got {workdir}"
-      f" with a run from before the files of {', '.join(changed)} changed. Name"
-      " another --workdir to train on what they hold now, or delete this one."
-    )
-
-
-def _claim(
-  config: ConfigDict, sources: dict[str, str], workdir: pathlib.Path
-) -> None:
-  """Writes the config and the data that the workdir belongs to from now on."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  for name, values in (
-    (_SOURCES, sources),
-    (_CONFIG, json.loads(config.to_json())),
-  ):
-    with atomic.replacing(workdir / name) as temporary:
-      temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def _check_values(config: ConfigDict) -> None:

@@ -1,0 +1,86 @@
+"""A workdir belongs to one run: to its config, and to the data it was given."""
+
+import hashlib
+import json
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+
+from ppl_jax import commands
+from ppl_jax.data import atomic
+from ppl_jax.data import dialogues as dialogues_lib
+
+_CONFIG = "config.json"
+_DATA = "data.json"
+
+
+def with_shards(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
+  """Returns the config with the number of shards that the run started with."""
+  config = config.copy_and_resolve_references()
+  if not config.batch.shards:
+    started = workdir / _CONFIG
+    if started.exists():
+      config.batch.shards = json.loads(started.read_text())["batch"]["shards"]
+    else:
+      config.batch.shards = jax.device_count() * config.batch.accumulation
+  return config
+
+
+def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Raises ValueError where the workdir holds a run of another config."""
+  path = workdir / _CONFIG
+  if not path.exists():
+    return
+  ours = commands.flat(json.loads(config.to_json()))
+  theirs = commands.flat(json.loads(path.read_text()))
+  differ = commands.differences(ours, theirs)
+  if differ:
+    raise ValueError(
+      f"A workdir belongs to one config, got {workdir} with a run of"
+      f" another: {differ}. Name another --workdir, or delete"
+      " this one."
+    )
+
+
+def data_of(
+  config: ConfigDict, dataset: dialogues_lib.Dataset
+) -> dict[str, str]:
+  """Returns what identifies the contents of the files that a config names."""
+  data = {"config.dataset": dataset.key}
+  for key, name in (
+    ("config.scores", config.scores),
+    ("config.dataset.gold", config.dataset.gold),
+  ):
+    if name and pathlib.Path(name).is_file():
+      with open(name, "rb") as f:
+        data[key] = hashlib.file_digest(f, "sha256").hexdigest()
+  return data
+
+
+def check_data(data: dict[str, str], workdir: pathlib.Path) -> None:
+  """Raises ValueError where the workdir's run read other files' contents."""
+  path = workdir / _DATA
+  if not path.exists():
+    return
+  before = json.loads(path.read_text())
+  changed = [key for key in before if data.get(key) != before[key]]
+  if changed:
+    raise ValueError(
+      f"A workdir belongs to the data that it was trained on, got {workdir}"
+      f" with a run from before the files of {', '.join(changed)} changed. Name"
+      " another --workdir to train on what they hold now, or delete this one."
+    )
+
+
+def write(
+  config: ConfigDict, data: dict[str, str], workdir: pathlib.Path
+) -> None:
+  """Writes the config and the data that the workdir belongs to from now on."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  for name, values in (
+    (_DATA, data),
+    (_CONFIG, json.loads(config.to_json())),
+  ):
+    with atomic.replacing(workdir / name) as temporary:
+      temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
