@@ -1,6 +1,5 @@
 """A workdir belongs to one run: to its config, and to the data it was given."""
 
-import hashlib
 import json
 import pathlib
 
@@ -53,8 +52,7 @@ def data_of(
     ("config.dataset.gold", config.dataset.gold),
   ):
     if name and pathlib.Path(name).is_file():
-      with open(name, "rb") as f:
-        data[key] = hashlib.file_digest(f, "sha256").hexdigest()
+      data[key] = dialogues_lib.file_sha256(pathlib.Path(name))
   return data
 
 

@@ -86,8 +86,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   _check_values(config)
   claim.check_config(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
-  sources = claim.data_of(config, dataset)
-  claim.check_data(sources, workdir)
+  data = claim.data_of(config, dataset)
+  claim.check_data(data, workdir)
   scores = _score_file(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)
   segments.check(
@@ -151,7 +151,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   )
   if jax.process_index() == 0:
     # Only now: a run that cannot start claims nothing.
-    claim.write(config, sources, workdir)
+    claim.write(config, data, workdir)
     student.save(workdir)
     tokenizer.save(workdir / _TOKENIZER)
   inputs = Inputs(

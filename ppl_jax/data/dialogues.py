@@ -155,7 +155,7 @@ def load(
     task=task,
     drop_leaks=bool(drop_leaks),
     options=options,
-    files=[(os.path.relpath(f, origin), _file_sha256(f)) for f in files],
+    files=[(os.path.relpath(f, origin), file_sha256(f)) for f in files],
   )
   folder = home / key
   if not folder.exists():
@@ -247,7 +247,8 @@ def _check_task(reader: types.ModuleType, name: str, task: str) -> None:
     )
 
 
-def _file_sha256(file: pathlib.Path) -> str:
+def file_sha256(file: pathlib.Path) -> str:
+  """Returns the SHA-256 of a file's contents, in hexadecimal."""
   with file.open("rb") as f:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
