@@ -107,8 +107,8 @@ class _Answers(abc.ABC):
   """Measures one side; `trains` and `size` say what."""
 
   @abc.abstractmethod
-  def device(self) -> str:
-    """Returns the card's name."""
+  def device(self) -> tuple[str, str]:
+    """Returns the card's name, and the library's with its version."""
 
   @abc.abstractmethod
   def _make(self, trains: bool, size: int):
@@ -156,10 +156,10 @@ class _Ours(_Answers):
         " '.[cuda]'`."
       )
 
-  def device(self) -> str:
+  def device(self):
     import jax
 
-    return jax.devices()[0].device_kind
+    return jax.devices()[0].device_kind, f"jax {jax.__version__}"
 
   def _make(self, trains, size):
     import jax
@@ -217,10 +217,11 @@ class _Torch(_Answers):
       )
     torch.set_float32_matmul_precision("high")
 
-  def device(self) -> str:
-    if self._place == "cpu":
-      return "cpu"
-    return self._torch.cuda.get_device_name()
+  def device(self):
+    card = "cpu"
+    if self._place != "cpu":
+      card = self._torch.cuda.get_device_name()
+    return card, f"torch {self._torch.__version__}"
 
   def _make(self, trains, size):
     import transformers
@@ -305,6 +306,8 @@ def _peak(device: str) -> float | None:
 
 def _best(name: str, trains: bool) -> int:
   """Returns the batch size that is fastest for a side that is alone."""
+  if len(_BATCHES.value) == 1:
+    return _BATCHES.value[0]
   speeds = {}
   with common.sides([name], pinned=False) as sides:
     for size in sorted(_BATCHES.value):
@@ -352,6 +355,7 @@ def main(argv):
     raise ValueError(
       f"--batch must be a positive multiple of {_K}, got {wrong}."
     )
+  common.refuse_busy()
   devices = {}
   for name in _KINDS:
     with common.sides([name], pinned=False) as sides:
@@ -359,13 +363,12 @@ def main(argv):
         devices[name] = sides[name].ask("device")
       except ChildProcessError:  # it has said why
         sys.exit("This benchmark needs a GPU that JAX and PyTorch both see.")
-  common.refuse_busy()
   print("devices:", json.dumps(devices))
   print(
     f"T = {_T}, {common.ROUNDS.value} rounds of {_STEPS.value} steps,"
     f" {json.dumps(_sizes())}"
   )
-  peak = _peak(devices["pytorch"])
+  peak = _peak(devices["pytorch"][0])
   for trains in (True, False):
     _measure(trains, peak)
 

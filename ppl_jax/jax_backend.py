@@ -17,15 +17,11 @@ from jax.sharding import SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from ppl_jax import checkpoint
-from ppl_jax.models import pretrained
+from ppl_jax.models import compiling, pretrained
 from ppl_jax.student import Student
 
 _STEP = 8  # tokens between the lengths of short segments
 _CPU_TOKENS, _OTHER_TOKENS = 1024, 32768  # of a batch: what is fastest
-# Without gradients, XLA's own product of [in, out] weights is the fastest for
-# a single segment: a fifth less time than with [out, in] and YNNPACK's. In
-# batches YNNPACK's is, by a twelfth.
-_CPU_LIVE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 class JaxBackend:
@@ -58,7 +54,6 @@ class JaxBackend:
     # A flat list is what a compiled function takes with the least ado.
     params, structure = jax.tree.flatten_with_path(params)
     on_cpu = self._device.platform == "cpu"
-    self._live_options = _CPU_LIVE_OPTIONS if on_cpu else None
     last = student.encoder.num_hidden_layers - 1
     turned = [on_cpu and _is_turned(path, last) for path, _ in params]
     self._params = [
@@ -119,12 +114,12 @@ class JaxBackend:
     shapes = list(dict.fromkeys(shapes))
     bar = tqdm.tqdm(total=len(shapes), desc="compiling", unit="shape", delay=2)
     with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      compiling = {}
+      futures = {}
       for shape in shapes:
-        options = self._live_options if shape[0] == 1 else None
-        compiling[shape] = pool.submit(lower(shape).compile, options)
-        compiling[shape].add_done_callback(lambda _: bar.update())
-      return {shape: future.result() for shape, future in compiling.items()}
+        options = compiling.options(self._device.platform, live=shape[0] == 1)
+        futures[shape] = pool.submit(lower(shape).compile, options)
+        futures[shape].add_done_callback(lambda _: bar.update())
+      return {shape: future.result() for shape, future in futures.items()}
 
 
 def use_cache(folder: pathlib.Path) -> None:

@@ -62,6 +62,11 @@ def make_mesh(
   )
 
 
+def platform(mesh: Mesh) -> str:
+  """Returns the kind of the devices: 'cpu', 'gpu' or 'tpu'."""
+  return mesh.devices.flat[0].platform
+
+
 def over_batch(mesh: Mesh) -> NamedSharding:
   """The leading shard axis of a batch, over all devices."""
   return NamedSharding(mesh, PartitionSpec(AXES))

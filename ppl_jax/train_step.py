@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ppl_jax import losses, sharding
+from ppl_jax.models import compiling
 
 
 @functools.partial(
@@ -219,6 +220,7 @@ def make_train_step(
     in_shardings=(placed, spread, everywhere),
     out_shardings=(placed, everywhere),
     donate_argnums=0,
+    compiler_options=compiling.options(sharding.platform(mesh)),
   )
 
 
@@ -240,6 +242,7 @@ def make_logits_step(graphdef: nnx.GraphDef, params: nnx.State, mesh: Mesh):
       sharding.over_batch(mesh),
     ),
     out_shardings=sharding.replicated(mesh),
+    compiler_options=compiling.options(sharding.platform(mesh)),
   )
 
 

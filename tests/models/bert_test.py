@@ -238,6 +238,63 @@ class BertTest(parameterized.TestCase):
       bert.Bert(CONFIG, dropout=rate, rngs=nnx.Rngs(0))
 
 
+class NormTest(parameterized.TestCase):
+  @parameterized.parameters(("float32", 2e-6), ("bfloat16", 8e-3))
+  def test_layer_norm_and_gradients_are_those_of_torch(self, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    x, gradient = (rng.normal(1, 3, (2, 5, 24)) for _ in range(2))
+    x, gradient = (np.asarray(jnp.asarray(v, dtype)) for v in (x, gradient))
+    scale, bias = rng.normal(1, 0.5, (2, 24))
+    norm = torch.nn.LayerNorm(24, 1e-6, dtype=torch.float64)
+    norm.load_state_dict(
+      {"weight": torch.tensor(scale), "bias": torch.tensor(bias)}
+    )
+    theirs = torch.tensor(x.astype(float), requires_grad=True)
+    want = norm(theirs)
+    want.backward(torch.tensor(gradient.astype(float)))
+
+    @jax.jit
+    def run(*arguments):
+      call = functools.partial(bert.layer_norm, epsilon=1e-6)
+      y, back = jax.vjp(lambda x, s, b: call(x, s, b), *arguments)
+      return y, call(*arguments), *back(jnp.asarray(gradient))
+
+    y, plain, *got = run(jnp.asarray(x), jnp.float32(scale), jnp.float32(bias))
+    self.assertEqual((y.dtype, got[0].dtype), (dtype, dtype))
+    expected = (want, want, theirs.grad, norm.weight.grad, norm.bias.grad)
+    for ours, want in zip((y, plain, *got), expected, strict=True):
+      want = want.detach().numpy()
+      np.testing.assert_allclose(
+        np.asarray(ours, float),
+        want,
+        rtol=0,
+        atol=tolerance * np.abs(want).max(),
+      )
+
+  @parameterized.parameters(("float32", 1e-6), ("bfloat16", 1e-2))
+  def test_gelu_has_the_gradient_of_torch(self, dtype, tolerance):
+    x = jnp.linspace(-6, 6, 2001).astype(dtype)
+    theirs = torch.tensor(np.asarray(x, float), requires_grad=True)
+    torch.nn.functional.gelu(theirs).sum().backward()
+    got = jax.jit(jax.grad(lambda x: bert.gelu(x).sum()))(x)
+    self.assertEqual(got.dtype, dtype)
+    np.testing.assert_allclose(
+      np.asarray(got, float), theirs.grad.numpy(), rtol=0, atol=tolerance
+    )
+
+  def test_frequent_words_lose_no_gradient_in_bfloat16(self):
+    # 4,000 times the same word: bfloat16 sums would stop growing at 256.
+    model = bert.Bert(CONFIG, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    tokens = np.full((400, 10), 7, np.int32)
+
+    def total(embeddings):
+      y = embeddings.word(tokens) * jnp.asarray(1.0, embeddings.word.dtype)
+      return y.astype(jnp.float32).sum()
+
+    gradient = jax.jit(jax.grad(total))(model.embeddings)
+    np.testing.assert_allclose(gradient.word.embedding[...][7], 4000)
+
+
 class AttentionTest(absltest.TestCase):
   def test_gelu_is_exact(self):
     x = np.linspace(-6, 6, 2001, dtype=np.float32)
