@@ -128,9 +128,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     labelled = labelled & is_scored[train.dialogue_U]
   heldout_U = np.zeros(len(labelled), bool)
   if scores:
-    scored = np.flatnonzero(train.scored_U)
-    heldout_U[scored] = sampling.hold_out(
-      train.dialogue_U[scored], config.pretrain.heldout_fraction, seed
+    scored_U = train.scored_U
+    heldout_U[scored_U] = sampling.hold_out(
+      train.dialogue_U[scored_U], config.pretrain.heldout_fraction, seed
     )
   dev_U = np.zeros(0, bool)
   if "validation" in splits:
@@ -142,6 +142,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
       f" step by, got a {dataset.name} dataset without one. Add it, or set"
       " config.finetune.gold_fraction=0."
     )
+  splits["train"].release()
   gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
   mesh = sharding.make_mesh(
     config.batch.shards,
@@ -416,6 +417,7 @@ def _log_summary(inputs: Inputs) -> None:
       cut.context,
       cut.utterance,
     )
+    materialize.release()
   _LOG.info(
     "Gold in use: %d labels of train, %d of validation.",
     inputs.gold_U.sum(),

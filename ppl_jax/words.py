@@ -21,7 +21,7 @@ from ppl_jax.data import mapped, pipeline
 _TABLE = re.compile(r"\bembeddings\b.*\bword\b.*\bembedding\b")
 # W is a multiple of this: of much the same words, much the same is compiled.
 _MULTIPLE = 1_024
-_STRETCH = 65_536  # utterances looked at at once
+_STRETCH = 16_384  # utterances looked at at once
 
 
 def find(

@@ -18,7 +18,7 @@ from ppl_jax.data import mapped, segments
 from ppl_jax.data import plan as plan_lib
 
 _PREFETCH = 4  # batches; more only help where a step is faster than a batch
-_STRETCH = 65_536  # utterances looked at at once
+_STRETCH = 16_384  # utterances looked at at once
 _RELEASE_EVERY = 4  # batches, from memory that is mapped
 
 

@@ -35,31 +35,31 @@ def draw_gold(
     )
   if fraction == 0:
     return np.zeros(len(labelled_U), bool)
-  utterances = np.flatnonzero(labelled_U)
-  dialogue = dialogue_U[utterances]
-  new = _starts(dialogue)
+  # No array of 64 bits: of a large corpus this is the most memory there is.
+  new = _starts(dialogue_U[labelled_U])
   if new.sum() < _FEW_DIALOGUES:
     first = np.flatnonzero(_starts(dialogue_U))
     position = np.arange(len(dialogue_U)) - np.repeat(
       first, np.diff(np.append(first, len(dialogue_U)))
     )
-    new |= _starts(position[utterances] // _STRETCH)
-  unit = np.cumsum(new, dtype=np.int32) - 1
+    new |= _starts(position[labelled_U] // _STRETCH)
+  unit = np.cumsum(new, dtype=np.int32)
+  unit -= 1
   size = np.bincount(unit)
   order = np.random.default_rng([seed, 1]).permutation(len(size))
   drawn = np.append(0, np.cumsum(size[order]))
-  count = int(np.argmin(np.abs(drawn - fraction * len(utterances))))
+  count = int(np.argmin(np.abs(drawn - fraction * len(unit))))
   if count == 0:
     raise ValueError(
       "A gold fraction above 0 must leave at least one label, got"
-      f" {fraction} of {len(utterances)} labelled utterances in {len(size)}"
+      f" {fraction} of {len(unit)} labelled utterances in {len(size)}"
       " stretches. Raise config.finetune.gold_fraction, or set it to 0 to"
       " train on votes alone."
     )
   out = np.zeros(len(labelled_U), bool)
   is_drawn = np.zeros(len(size), bool)
   is_drawn[order[:count]] = True
-  out[utterances[is_drawn[unit]]] = True
+  out[labelled_U] = is_drawn[unit]
   return out
 
 

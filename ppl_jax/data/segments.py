@@ -17,15 +17,16 @@ Shape letters: U utterances of a split, D dialogues, N segments, T tokens.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ppl_jax.data import mapped
+
 SPECIAL_TOKENS = 3  # [CLS], [SEP] after the context, [SEP] at the end
 MIN_LENGTH = SPECIAL_TOKENS + 1
-_STRETCH = 65_536  # utterances
+_STRETCH = 16_384  # utterances
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,10 +80,10 @@ class UtteranceTokens:
     """Number of dialogues."""
     return self.first.size - 1
 
-  @functools.cached_property
-  def dialogue_start(self) -> np.ndarray:
-    """[U] int32: the first utterance of each utterance's dialogue."""
-    return np.repeat(self.first[:-1].astype(np.int32), np.diff(self.first))
+  def dialogue_start(self, utterances_N: np.ndarray) -> np.ndarray:
+    """[N] int64: the first utterance of each utterance's dialogue."""
+    later = np.searchsorted(self.first, utterances_N, side="right")
+    return self.first[later - 1]
 
 
 class DialogueWindow:
@@ -224,6 +225,7 @@ def _stretches(tokens: UtteranceTokens) -> Iterator[np.ndarray]:
   """Yields all utterances, some at a time: memory must not grow with them."""
   for start in range(0, tokens.num_utterances, _STRETCH):
     yield np.arange(start, min(start + _STRETCH, tokens.num_utterances))
+    mapped.release(tokens.offsets)
 
 
 def write_segments(
@@ -369,7 +371,7 @@ def _oldest(
   tokens: UtteranceTokens, utterances_N: np.ndarray, window: int | None
 ) -> np.ndarray:
   """[N] int64: the oldest utterance in each one's window and dialogue."""
-  start_N = tokens.dialogue_start[utterances_N]
+  start_N = tokens.dialogue_start(utterances_N)
   if window is None:
     return start_N
   return np.maximum(start_N, utterances_N - window + 1)
