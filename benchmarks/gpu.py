@@ -306,8 +306,6 @@ def _peak(device: str) -> float | None:
 
 def _best(name: str, trains: bool) -> int:
   """Returns the batch size that is fastest for a side that is alone."""
-  if len(_BATCHES.value) == 1:
-    return _BATCHES.value[0]
   speeds = {}
   with common.sides([name], pinned=False) as sides:
     for size in sorted(_BATCHES.value):

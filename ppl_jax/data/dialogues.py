@@ -142,6 +142,11 @@ def load(
   options = dict(options or {})
   classes = _classes(reader, name, tuple(classes), options)
   _check_task(reader, name, task)
+  if not str(data_dir):  # else the folder one happens to be in
+    raise ValueError(
+      "config.dataset.data_dir must name a folder, got ''. Name where prepared"
+      " data may be kept."
+    )
   home = pathlib.Path(data_dir).expanduser() / name
   origin = pathlib.Path(source).expanduser() if source else None
   if origin is None and hasattr(reader, "download"):

@@ -142,6 +142,7 @@ class Materializer:
     for array in (
       split.tokens.ids,
       split.tokens.offsets,
+      split.tokens.first,
       split.dialogue_U,
       split.lengths_U,
       split.context_lengths_U,

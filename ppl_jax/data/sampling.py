@@ -35,17 +35,16 @@ def draw_gold(
     )
   if fraction == 0:
     return np.zeros(len(labelled_U), bool)
-  # No array of 64 bits: of a large corpus this is the most memory there is.
+  # No array of 64 bits an utterance: corpora are large.
   new = _starts(dialogue_U[labelled_U])
   if new.sum() < _FEW_DIALOGUES:
-    first = np.flatnonzero(_starts(dialogue_U))
-    position = np.arange(len(dialogue_U)) - np.repeat(
-      first, np.diff(np.append(first, len(dialogue_U)))
-    )
+    first = np.flatnonzero(_starts(dialogue_U)).astype(np.int32)
+    position = np.arange(len(dialogue_U), dtype=np.int32)
+    position -= np.repeat(first, np.diff(np.append(first, len(dialogue_U))))
     new |= _starts(position[labelled_U] // _STRETCH)
   unit = np.cumsum(new, dtype=np.int32)
   unit -= 1
-  size = np.bincount(unit)
+  size = np.diff(np.append(np.flatnonzero(new), len(new)))
   order = np.random.default_rng([seed, 1]).permutation(len(size))
   drawn = np.append(0, np.cumsum(size[order]))
   count = int(np.argmin(np.abs(drawn - fraction * len(unit))))

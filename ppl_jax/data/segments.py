@@ -226,6 +226,7 @@ def _stretches(tokens: UtteranceTokens) -> Iterator[np.ndarray]:
   for start in range(0, tokens.num_utterances, _STRETCH):
     yield np.arange(start, min(start + _STRETCH, tokens.num_utterances))
     mapped.release(tokens.offsets)
+    mapped.release(tokens.first)
 
 
 def write_segments(

@@ -111,7 +111,7 @@ def dropout(x: Array, rate: float, key: Array) -> Array:
   on its own key alone.
 
   Args:
-    x: [N, ..., H] floating.
+    x: [N, ..., H] floating, finite.
     rate: share of entries to drop, in [0, 1).
     key: a JAX PRNG key, or S of them, each for N / S rows.
 

@@ -230,6 +230,7 @@ class DialoguesTest(parameterized.TestCase):
     ({"classes": ("ask", "ask")}, "config.dataset.classes"),
     ({"classes": ("ask", "")}, "config.dataset.classes"),
     ({"source": ""}, "config.dataset.source"),
+    ({"data_dir": ""}, "config.dataset.data_dir"),
     ({"source": "/no/such/folder"}, "/no/such/folder.*no train.jsonl"),
     ({"options": {"labels": "act"}}, "config.dataset.options"),
   )

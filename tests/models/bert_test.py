@@ -239,10 +239,12 @@ class BertTest(parameterized.TestCase):
 
 
 class NormTest(parameterized.TestCase):
-  @parameterized.parameters(("float32", 2e-6), ("bfloat16", 8e-3))
+  # Of bfloat16 values only the results are rounded, to 8 bits.
+  @parameterized.parameters(("float32", 2e-6), ("bfloat16", 2e-3))
   def test_layer_norm_and_gradients_are_those_of_torch(self, dtype, tolerance):
     rng = np.random.default_rng(0)
     x, gradient = (rng.normal(1, 3, (2, 5, 24)) for _ in range(2))
+    x[0, 0] *= 1e-3  # epsilon counts
     x, gradient = (np.asarray(jnp.asarray(v, dtype)) for v in (x, gradient))
     scale, bias = rng.normal(1, 0.5, (2, 24))
     norm = torch.nn.LayerNorm(24, 1e-6, dtype=torch.float64)
@@ -264,14 +266,15 @@ class NormTest(parameterized.TestCase):
     expected = (want, want, theirs.grad, norm.weight.grad, norm.bias.grad)
     for ours, want in zip((y, plain, *got), expected, strict=True):
       want = want.detach().numpy()
+      bound = 2e-6 if ours.dtype == jnp.float32 else tolerance
       np.testing.assert_allclose(
         np.asarray(ours, float),
         want,
         rtol=0,
-        atol=tolerance * np.abs(want).max(),
+        atol=bound * np.abs(want).max(),
       )
 
-  @parameterized.parameters(("float32", 1e-6), ("bfloat16", 1e-2))
+  @parameterized.parameters(("float32", 1e-6), ("bfloat16", 4e-3))
   def test_gelu_has_the_gradient_of_torch(self, dtype, tolerance):
     x = jnp.linspace(-6, 6, 2001).astype(dtype)
     theirs = torch.tensor(np.asarray(x, float), requires_grad=True)
@@ -288,7 +291,7 @@ class NormTest(parameterized.TestCase):
     tokens = np.full((400, 10), 7, np.int32)
 
     def total(embeddings):
-      y = embeddings.word(tokens) * jnp.asarray(1.0, embeddings.word.dtype)
+      y = embeddings.word(tokens)
       return y.astype(jnp.float32).sum()
 
     gradient = jax.jit(jax.grad(total))(model.embeddings)
