@@ -21,7 +21,8 @@ batch: whole dialogues of about --utterances utterances at once, segments a
 second. PyTorch and the bare session sort by length too and pad to the longest
 of a batch; of several batch sizes each has the one that is fastest here.
 live: --utterances utterances one at a time, in blocks of 100 by turns; the
-percentiles of each round, and peak memory.
+percentiles of each round, and peak memory. A turn begins with 5 more that are
+not timed: the sides before it took the processor's caches.
 start: seconds from starting a process to its first answer to one live line:
 `python -m ppl_jax.predict` without and with a compilation cache, on the ONNX
 export, and PyTorch's side. Files are in the system's cache.
@@ -62,6 +63,7 @@ _SIDES = flags.DEFINE_list(
 
 _BLOCK = 100  # utterances of a live turn
 _WARM_UP = 50
+_TURN_WARM_UP = 5
 _BATCH_TOKENS = (512, 1024, 2048, 4096, 8192)
 
 
@@ -265,11 +267,14 @@ class _Answers:
     if _WHAT.value == "batch":
       tokens = self._student.tune(_dialogues())
     else:
-      for _, speaker, text in _lines()[:_WARM_UP]:
-        self._student.add("warm-up", speaker, text)
+      self._warm_up(_WARM_UP)
     gc.collect()
     gc.freeze()  # as `ppl_jax.predict` does, for all sides
     return tokens
+
+  def _warm_up(self, utterances: int) -> None:
+    for _, speaker, text in _lines()[:utterances]:
+      self._student.add("warm-up", speaker, text)
 
   def batch(self) -> float:
     dialogues = _dialogues()
@@ -284,6 +289,7 @@ class _Answers:
     seconds, add = [], self._student.add
     if not first:
       self._labels = []
+    self._warm_up(_TURN_WARM_UP)
     for dialogue_id, speaker, text in _lines()[first : first + _BLOCK]:
       # Each round's dialogues are new ones.
       dialogue_id = f"{turn}-{dialogue_id}"
