@@ -176,8 +176,8 @@ def resolve(name: str) -> pathlib.Path:
       f"The pretrained encoder must be a local folder or a model on the "
       f"Hugging Face hub, got {name}: no such folder, and the download failed "
       f"({type(error).__name__}: {error}). Check the name and the network, or "
-      "give a folder with config.json, tokenizer files and model.safetensors; an"
-      " empty name makes a small encoder from scratch."
+      "give a folder with config.json, tokenizer files and model.safetensors. "
+      "An empty name makes a small encoder from scratch."
     ) from error
   return pathlib.Path(folder)
 
