@@ -194,9 +194,17 @@ def layer_norm(
   Returns:
     An array like `x`.
   """
-  x_f32, mean, inverse = _moments(x, epsilon)
-  y = (x_f32 - mean) * inverse
+  return _scaled(x, *_moments(x, epsilon), scale_H, bias_H)
+
+
+def _scaled(x, mean, inverse, scale_H, bias_H) -> Array:
+  y = _standard(x, mean, inverse)
   return (y * _along(scale_H, x) + _along(bias_H, x)).astype(x.dtype)
+
+
+def _standard(x, mean, inverse) -> Array:
+  """Returns x of mean 0 and deviation 1, float32."""
+  return (x.astype(jnp.float32) - mean) * inverse
 
 
 def _along(values_H: Array, x: Array) -> Array:
@@ -204,27 +212,24 @@ def _along(values_H: Array, x: Array) -> Array:
   return values_H.reshape(*[1] * (x.ndim - 1), -1)
 
 
-def _moments(x: Array, epsilon: float) -> tuple[Array, Array, Array]:
-  """Returns x in float32, its mean and the inverse of its deviation."""
+def _moments(x: Array, epsilon: float) -> tuple[Array, Array]:
+  """Returns the mean of x and the inverse of its deviation, float32."""
   x = x.astype(jnp.float32)
   mean = x.mean(-1, keepdims=True)
   # Not the mean square less the squared mean: it rounds twice as far.
   variance = jnp.square(x - mean).mean(-1, keepdims=True)
-  return x, mean, jax.lax.rsqrt(variance + epsilon)
+  return mean, jax.lax.rsqrt(variance + epsilon)
 
 
 def _layer_norm_forward(x, scale_H, bias_H, epsilon):
-  x_f32, *moments = _moments(x, epsilon)
-  mean, inverse = jax.lax.optimization_barrier(tuple(moments))
-  y = (x_f32 - mean) * inverse
-  y = y * _along(scale_H, x) + _along(bias_H, x)
-  return y.astype(x.dtype), (x, mean, inverse, scale_H)
+  moments = jax.lax.optimization_barrier(_moments(x, epsilon))
+  return _scaled(x, *moments, scale_H, bias_H), (x, *moments, scale_H)
 
 
 def _layer_norm_backward(epsilon, kept, gradient):
   del epsilon
   x, mean, inverse, scale_H = kept
-  y = (x.astype(jnp.float32) - mean) * inverse  # before scale and bias
+  y = _standard(x, mean, inverse)
   gradient = gradient.astype(jnp.float32)
   of_y = gradient * _along(scale_H, x)
   of_x = of_y - of_y.mean(-1, keepdims=True)
