@@ -6,7 +6,6 @@ tokens that ask, H hidden size, A heads, E head size, F feed-forward size.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
+
+from ppl_jax.models import functional
 
 # What `from_hf` insists on: key, accepted value, value when the key is absent.
 _FIXED = (
@@ -98,208 +99,6 @@ class BertConfig:
     }
 
 
-def dropout(x: Array, rate: float, key: Array) -> Array:
-  """Zeroes entries of `x` at random and scales the rest, unbiased.
-
-  Random words are the cost of dropout on a CPU, so each 32-bit word decides
-  four neighbouring entries with a byte each. The keep probability is therefore
-  a multiple of 1/256: k/256 with k = round(256 (1 - rate)), and kept entries
-  are scaled by exactly 256/k. A rate of 0.1 drops 26/256 = 0.1016 of entries.
-
-  The result depends on `key` and the shape of `x` alone: it is the same for
-  every sharding, as `jax.random.bits` is. With S keys, that of a row depends
-  on its own key alone.
-
-  Args:
-    x: [N, ..., H] floating, finite.
-    rate: share of entries to drop, in [0, 1).
-    key: a JAX PRNG key, or S of them, each for N / S rows.
-
-  Returns:
-    An array like `x`.
-  """
-  kept = round(256 * (1 - rate))
-  if kept == 256:
-    return x
-  *leading, width = x.shape
-  keys_S = key.reshape(-1)
-  shape = (leading[0] // len(keys_S), *leading[1:], -(-width // 4))
-  words = jax.vmap(lambda k: jax.random.bits(k, shape, jnp.uint32))(keys_S)
-  draws = jax.lax.bitcast_convert_type(words, jnp.uint8)
-  draws = draws.reshape(*leading, -1)[..., :width]
-  scale = jnp.asarray(256 / kept, x.dtype)
-  # One factor, so that a gradient takes one product and nothing else.
-  return x * jnp.where(draws < kept, scale, jnp.zeros((), x.dtype))
-
-
-def _dropout_at(x: Array, rate: float, key: Array | None, site: int) -> Array:
-  """Dropout with the key of one place in the model; none without a key."""
-  if key is None:
-    return x
-  return dropout(x, rate, fold_in(key, site))
-
-
-def fold_in(key: Array, site: int) -> Array:
-  """`jax.random.fold_in` for a key, or for each of S keys."""
-  fold = jax.random.fold_in
-  return (
-    fold(key, site) if key.ndim == 0 else jax.vmap(fold, (0, None))(key, site)
-  )
-
-
-@jax.custom_vjp
-def gelu(x: Array) -> Array:
-  """Exact GELU by erf, computed in float32 and returned in the dtype of `x`.
-
-  Half the time of the erfc in jax.nn.gelu on a CPU. Its gradient keeps `x` and
-  nothing else.
-  """
-  x_f32 = x.astype(jnp.float32)
-  return (x_f32 * _normal_cdf(x_f32)).astype(x.dtype)
-
-
-def _normal_cdf(x: Array) -> Array:
-  return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def _gelu_forward(x):
-  return gelu(x), x
-
-
-def _gelu_backward(x, gradient):
-  x_f32 = x.astype(jnp.float32)
-  density = jnp.exp(-0.5 * jnp.square(x_f32)) / math.sqrt(2 * math.pi)
-  slope = _normal_cdf(x_f32) + x_f32 * density
-  return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(
-  x: Array, scale_H: Array, bias_H: Array, epsilon: float
-) -> Array:
-  """Normalises over the last axis in float32, as `torch.nn.LayerNorm` does.
-
-  Its gradient keeps `x`, and two numbers a token. Left to itself, XLA computes
-  these anew on a GPU, in one kernel after another.
-
-  Args:
-    x: [..., H] floating.
-    scale_H: float32.
-    bias_H: float32.
-    epsilon: added to the variance.
-
-  Returns:
-    An array like `x`.
-  """
-  return _scaled(x, *_moments(x, epsilon), scale_H, bias_H)
-
-
-def _scaled(x, mean, inverse, scale_H, bias_H) -> Array:
-  y = _standard(x, mean, inverse)
-  return (y * _along(scale_H, x) + _along(bias_H, x)).astype(x.dtype)
-
-
-def _standard(x, mean, inverse) -> Array:
-  """Returns x of mean 0 and deviation 1, float32."""
-  return (x.astype(jnp.float32) - mean) * inverse
-
-
-def _along(values_H: Array, x: Array) -> Array:
-  """Returns [1, ..., H], of the rank of x."""
-  return values_H.reshape(*[1] * (x.ndim - 1), -1)
-
-
-def _moments(x: Array, epsilon: float) -> tuple[Array, Array]:
-  """Returns the mean of x and the inverse of its deviation, float32."""
-  x = x.astype(jnp.float32)
-  mean = x.mean(-1, keepdims=True)
-  # Not the mean square less the squared mean: it rounds twice as far.
-  variance = jnp.square(x - mean).mean(-1, keepdims=True)
-  return mean, jax.lax.rsqrt(variance + epsilon)
-
-
-def _layer_norm_forward(x, scale_H, bias_H, epsilon):
-  moments = jax.lax.optimization_barrier(_moments(x, epsilon))
-  return _scaled(x, *moments, scale_H, bias_H), (x, *moments, scale_H)
-
-
-def _layer_norm_backward(epsilon, kept, gradient):
-  del epsilon
-  x, mean, inverse, scale_H = kept
-  y = _standard(x, mean, inverse)
-  gradient = gradient.astype(jnp.float32)
-  of_y = gradient * _along(scale_H, x)
-  of_x = of_y - of_y.mean(-1, keepdims=True)
-  of_x -= y * (of_y * y).mean(-1, keepdims=True)
-  tokens = range(x.ndim - 1)
-  of_scale_H, of_bias_H = (gradient * y).sum(tokens), gradient.sum(tokens)
-  return (inverse * of_x).astype(x.dtype), of_scale_H, of_bias_H
-
-
-layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-def attention(
-  query_NxQxAxE: Array,
-  key_NxQxAxE: Array,
-  value_NxTxAxE: Array,
-  length_N: Array,
-) -> Array:
-  """Scaled dot-product attention to the first `length_N` tokens of a row.
-
-  Runs cuDNN's fused kernel for bfloat16 on NVIDIA GPUs. Elsewhere the softmax
-  is in float32 and divides after the product with the values, which on a CPU
-  takes three quarters of the time of jax.nn.dot_product_attention.
-
-  Args:
-    query_NxQxAxE: A heads of size E, as keys and values, in one dtype.
-    key_NxQxAxE: see above.
-    value_NxTxAxE: see above.
-    length_N: int32, at least 1.
-
-  Returns:
-    [N, Q, A, E] in the dtype of the arguments.
-  """
-  E, dtype = query_NxQxAxE.shape[-1], query_NxQxAxE.dtype
-  if query_NxQxAxE.shape[1] > 1 and _has_cudnn_attention(dtype, E):
-    return jax.nn.dot_product_attention(
-      query_NxQxAxE,
-      key_NxQxAxE,
-      value_NxTxAxE,
-      key_value_seq_lengths=length_N,
-      implementation="cudnn",
-    )
-  logits_NxAxQxT = jnp.einsum(
-    "ntae,nsae->nats", query_NxQxAxE * (1 / math.sqrt(E)), key_NxQxAxE
-  ).astype(jnp.float32)
-  position_T = jnp.arange(logits_NxAxQxT.shape[-1])
-  mask_NxT = jnp.where(position_T[None, :] < length_N[:, None], 0.0, -1e30)
-  logits_NxAxQxT += mask_NxT[:, None, None, :]
-  top_NxAxQx1 = logits_NxAxQxT.max(-1, keepdims=True)
-  weights_NxAxQxT = jnp.exp(logits_NxAxQxT - jax.lax.stop_gradient(top_NxAxQx1))
-  total_NxAxQ = weights_NxAxQxT.sum(-1)
-  y_NxAxQxE = jnp.einsum(
-    "nats,nsae->nate", weights_NxAxQxT.astype(dtype), value_NxTxAxE
-  )
-  y_NxAxQxE /= total_NxAxQ[..., None].astype(dtype)
-  return y_NxAxQxE.transpose(0, 2, 1, 3)
-
-
-def _has_cudnn_attention(dtype: DTypeLike, head_size: int) -> bool:
-  device = jax.devices()[0]
-  return (
-    device.platform == "gpu"
-    and "cuda" in device.client.platform_version.lower()
-    and float(device.compute_capability) >= 8
-    and dtype == jnp.bfloat16
-    and head_size <= 128
-    and head_size % 8 == 0
-  )
-
-
 class Dense(nnx.Module):
   """Linear map whose weight lies [out, in], as in a Hugging Face checkpoint.
 
@@ -332,7 +131,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-  """`layer_norm` with parameters; returns the compute dtype."""
+  """`functional.layer_norm` with parameters; returns the compute dtype."""
 
   def __init__(self, size: int, *, epsilon: float, dtype: DTypeLike):
     self.epsilon, self.dtype = epsilon, dtype
@@ -341,7 +140,7 @@ class LayerNorm(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     """Normalises [..., H]."""
-    y = layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
+    y = functional.layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
     return y.astype(self.dtype)
 
 
@@ -425,7 +224,7 @@ class Layer(nnx.Module):
       return y.reshape(*y.shape[:-1], self.heads, -1)
 
     query = self.query(rows.first(x)) if first_only else rows(self.query(x))
-    y_NxQxAxE = attention(
+    y_NxQxAxE = functional.attention(
       heads(query),
       heads(rows(self.key(x))),
       heads(rows(self.value(x))),
@@ -443,7 +242,7 @@ class Layer(nnx.Module):
     """
     y = drop_attention(self.attention(x, rows, first_only))
     x = self.attention_norm((rows.first(x) if first_only else x) + y)
-    y = drop_output(self.output(gelu(self.intermediate(x))))
+    y = drop_output(self.output(functional.gelu(self.intermediate(x))))
     return self.output_norm(x + y)
 
 
@@ -546,8 +345,8 @@ class Bert(nnx.Module):
 
   Args:
     config: sizes.
-    dropout: share of hidden entries dropped when a key is given; see `dropout`
-      for its quantisation.
+    dropout: share of hidden entries dropped when a key is given; see
+      `functional.dropout` for its quantisation.
     dtype: compute dtype, float32 or bfloat16. Parameters are float32.
     rngs: source of the initial parameters; not kept.
 
@@ -620,7 +419,7 @@ class Bert(nnx.Module):
       )
 
     def drop_at(site):
-      return lambda x: _dropout_at(x, self.dropout, dropout_key, site)
+      return lambda x: functional.dropout_at(x, self.dropout, dropout_key, site)
 
     # A row must attend to something, or fused kernels return NaN for it.
     length_N = jnp.maximum(length_N, 1)

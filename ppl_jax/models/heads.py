@@ -5,7 +5,7 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from ppl_jax.models import bert
+from ppl_jax.models import bert, functional
 
 
 class Classifier(nnx.Module):
@@ -14,7 +14,8 @@ class Classifier(nnx.Module):
   Args:
     config: sizes of the encoder.
     num_classes: C.
-    dropout: rate in the encoder and before the scorer; see `bert.dropout`.
+    dropout: rate in the encoder and before the scorer; see
+      `functional.dropout`.
     dtype: compute dtype. The scorer computes in float32 whatever it is.
     rngs: source of the initial parameters; not kept.
   """
@@ -60,10 +61,8 @@ class Classifier(nnx.Module):
       dropout_key=dropout_key,
       pooled_only=True,
     )
-    if dropout_key is not None:
-      # The encoder folds in 0 ... 2 layers; the next number is ours.
-      site = 2 * self.bert.config.num_hidden_layers + 1
-      pooled_NxH = bert.dropout(
-        pooled_NxH, self.bert.dropout, bert.fold_in(dropout_key, site)
-      )
-    return self.scorer(pooled_NxH)
+    # The encoder folds in 0 ... 2 layers; the next number is ours.
+    site = 2 * self.bert.config.num_hidden_layers + 1
+    return self.scorer(
+      functional.dropout_at(pooled_NxH, self.bert.dropout, dropout_key, site)
+    )

@@ -342,7 +342,7 @@ def load_classifier(
     num_classes: C.
     vocab_size: number of tokens of the tokenizer; a folder with more embeddings
       keeps them all.
-    dropout: rate, see `bert.dropout`.
+    dropout: rate, see `functional.dropout`.
     dtype: compute dtype.
     seed: of everything that is not in the folder.
     num_layers: takes so many of the folder's layers, the first; 0 takes all.
