@@ -84,6 +84,56 @@ class TrainTest(parameterized.TestCase):
     self.assertGreater(results["test"]["accuracy"], 0.9)
     self.assertNotIn("dev", results)  # no gold was looked at
 
+  @parameterized.parameters("pairwise", "pointwise", "joint")
+  def test_gold_beyond_its_share_changes_nothing(self, objective):
+    """Rows of votes have gold too, which fine-tuning must not see."""
+    more = {
+      "pretrain__objective": objective,
+      "finetune__gold_fraction": 0.2,
+      "finetune__min_steps": 10,
+    }
+    _, prepared, results = self.train("first", **more)
+    may = iter(prepared.gold_U.tolist())
+    changed = 0
+    lines = corpus.lines("train", 30, 0)
+    for utterance in (u for line in lines for u in line["utterances"]):
+      if not next(may):
+        label = corpus.CLASSES.index(utterance["label"])
+        utterance["label"] = corpus.CLASSES[label - 1]
+        changed += 1
+    self.assertGreater(changed, 50)
+    corpus.write_split(self.data, "train", lines)
+    _, again, others = self.train("second", **more)
+    np.testing.assert_array_equal(again.gold_U, prepared.gold_U)
+    self.assertGreater(
+      (
+        again.splits["train"].split.gold_UxC
+        != prepared.splits["train"].split.gold_UxC
+      ).sum(),
+      50,
+    )
+    self.assertEqual(others, results)
+
+  def test_held_out_votes_are_in_no_batch(self):
+    _, prepared, _ = self.train(
+      pretrain__objective="pointwise",
+      pretrain__heldout_fraction=0.5,
+      finetune__gold_fraction=0.5,
+    )
+    self.assertTrue((prepared.heldout_U & prepared.gold_U).any())
+    run = loop.Run(prepared, self.folder / "other")
+    plan = train._finetune_phase(run, train.vote_plan(run))
+    steps = loop.Steps(run, plan, prepared.params)
+    for t in range(plan.steps):
+      rows = plan.plan.batch(t).rows_SxN
+      hidden = (rows >= 0) & prepared.heldout_U[rows]
+      scores = steps.batch(t)["scores"]
+      np.testing.assert_array_equal(np.isnan(scores[hidden]), True)
+      np.testing.assert_array_equal(
+        np.isnan(scores[~hidden & (rows >= 0)]), False
+      )
+    run.checkpoints.close()
+
   def test_offsets_and_temperature_are_folded(self):
     """The saved student is at the optimum of the fit: it changes nothing."""
     workdir, prepared, _ = self.train(finetune__gold_fraction=0.0)

@@ -35,7 +35,7 @@ class SplitArrays:
     context_lengths_U: int32, each segment's tokens of type 0.
     scores_UxC: float32, the teacher's scores, NaN = none.
     gold_UxC: uint8, multi-hot.
-    labelled_U: bool, whether an utterance's gold may be used.
+    labelled_U: bool, whether an utterance has gold.
   """
 
   tokens: segments.UtteranceTokens
@@ -69,6 +69,8 @@ class Materializer:
     sep_id: the token that ends its parts.
     pad_id: the token that fills a row up.
     row_V: what a batch has in place of each token's id; None: the id.
+    gold_U: bool, labelled utterances whose gold a batch may hold; None: all.
+    hidden_U: bool, utterances whose scores no batch may hold; None: none.
   """
 
   split: SplitArrays
@@ -78,6 +80,8 @@ class Materializer:
   sep_id: int
   pad_id: int
   row_V: np.ndarray | None = None
+  gold_U: np.ndarray | None = None
+  hidden_U: np.ndarray | None = None
 
   def __call__(
     self, plan: plan_lib.BatchPlan, shards: slice | np.ndarray = slice(None)
@@ -91,9 +95,10 @@ class Materializer:
     Returns:
       tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
       row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
-      none), gold float32 [S, N, C], labelled bool [S, N], dialogue int32
-      [S, N], index int32 [S, D, K]; and where the plan has room for less than
-      N x T, place int32 [S, M], where the tokens lie in N x T, -1 = none.
+      none, or hidden), gold float32 [S, N, C] (0 where not labelled), labelled
+      bool [S, N] (has gold, and that may be used), dialogue int32 [S, N], index
+      int32 [S, D, K]; and where the plan has room for less than N x T, place
+      int32 [S, M], where the tokens lie in N x T, -1 = none.
     """
     rows = plan.rows_SxN[shards]
     row = rows >= 0
@@ -120,6 +125,13 @@ class Materializer:
       out[row] = values[flat]
       return out
 
+    scores = gather(split.scores_UxC, np.nan)
+    if self.hidden_U is not None:
+      scores[gather(self.hidden_U, True)] = np.nan
+    may = split.labelled_U if self.gold_U is None else self.gold_U
+    labelled = gather(may, False)
+    # What may not be used is not even there.
+    gold = gather(split.gold_UxC, 0) * labelled[..., None]
     lengths = gather(split.lengths_U, 1)
     packed = {}
     if plan.room < rows.shape[1] * plan.length:
@@ -129,9 +141,9 @@ class Materializer:
       "length": lengths,
       "context_length": gather(split.context_lengths_U, 1),
       "row": row,
-      "scores": gather(split.scores_UxC, np.nan),
-      "gold": gather(split.gold_UxC, 0).astype(np.float32),
-      "labelled": gather(split.labelled_U, False),
+      "scores": scores,
+      "gold": gold.astype(np.float32),
+      "labelled": labelled,
       "dialogue": gather(split.dialogue_U, -1).astype(np.int32),
       "index": plan.index_SxDxK[shards],
     }
