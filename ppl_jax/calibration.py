@@ -128,6 +128,11 @@ def vote_ece(
   return expected_calibration_error(S_UxC[keep_UxC], gold_UxC[keep_UxC], bins=5)
 
 
+def can_fit(S_UxC: np.ndarray, task: str) -> bool:
+  """Says whether `fit_offsets` has a score to fit; arguments as there."""
+  return bool(_weights(S_UxC, _is_softmax(task, S_UxC.shape[1])).any())
+
+
 def fit_offsets(
   logits_UxC: np.ndarray, S_UxC: np.ndarray, task: str
 ) -> tuple[np.ndarray, float]:

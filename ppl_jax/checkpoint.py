@@ -4,6 +4,7 @@ A run's `checkpoints/` holds `state/` (what a killed run goes on from),
 `pretrained/` (the student after the first phase) and `student/` (the result).
 """
 
+import copy
 import pathlib
 from typing import Any
 
@@ -37,10 +38,11 @@ class StateCheckpoints:
     Args:
       step: grows over the phases of a run.
       state: a tree of arrays; may be donated afterwards.
-      meta: JSON values.
+      meta: JSON values; may be changed afterwards.
     """
     # On CPU Orbax may read the very buffers that the next step is given.
     state = jax.tree.map(jnp.copy, state)
+    meta = copy.deepcopy(meta)  # written by a thread
     self._manager.save(
       step,
       args=ocp.args.Composite(

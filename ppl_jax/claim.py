@@ -46,14 +46,8 @@ def data_of(
   config: ConfigDict, dataset: dialogues_lib.Dataset
 ) -> dict[str, str]:
   """Returns what identifies the contents of the files that a config names."""
-  data = {"config.dataset": dataset.key}
-  for key, name in (
-    ("config.scores", config.scores),
-    ("config.dataset.gold", config.dataset.gold),
-  ):
-    if name and pathlib.Path(name).is_file():
-      data[key] = dialogues_lib.file_sha256(pathlib.Path(name))
-  return data
+  files = dialogues_lib.config_files(config)
+  return {"config.dataset": dataset.key} | files
 
 
 def check_data(data: dict[str, str], workdir: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import checkpoint, claim, sharding, words
+from ppl_jax import calibration, checkpoint, claim, sharding, words
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import (
   mapped,
@@ -132,6 +132,14 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     heldout_U[scored_U] = sampling.hold_out(
       train.dialogue_U[scored_U], config.pretrain.heldout_fraction, seed
     )
+    heldout_UxC = train.scores_UxC[heldout_U]
+    if not calibration.can_fit(heldout_UxC, dataset.task):
+      raise ValueError(
+        "The offsets are fitted on votes that are held out, got"
+        f" {len(heldout_UxC)} utterances of them in {scores} with none that is"
+        " given to some class and has a score for every class. Get more votes,"
+        " or raise config.pretrain.heldout_fraction."
+      )
   dev_U = np.zeros(0, bool)
   if "validation" in splits:
     dev = splits["validation"].split

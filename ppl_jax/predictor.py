@@ -406,12 +406,17 @@ def check_dialogue(dialogue: Dialogue) -> None:
 
 
 def check_text(name: str, value: str) -> None:
-  """Raises ValueError unless a value is a string with more than blanks."""
-  if not isinstance(value, str) or not value.strip():
-    raise ValueError(
-      f"{name} must be a string that is not blank, got"
-      f" {json.dumps(value, default=repr)[:80]}. Correct it."
-    )
+  """Raises ValueError unless a value is text: not blank, and UTF-8 holds it."""
+  try:
+    if value.strip():
+      value.encode()
+      return
+  except (AttributeError, UnicodeEncodeError):
+    pass
+  raise ValueError(
+    f"{name} must be a string that is not blank and that UTF-8 can hold, got"
+    f" {json.dumps(value, default=repr)[:80]}. Correct it."
+  )
 
 
 def _read_student(workdir: pathlib.Path) -> dict:

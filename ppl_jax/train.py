@@ -208,7 +208,7 @@ def _vote_scalars(run, logits_MxC, scores_MxC) -> dict[str, float]:
   )
   scalars = {"metric": -cross_entropy, "vote_cross_entropy": cross_entropy}
   if run.task == "single_label" and logits_MxC.shape[1] > 1:
-    voted = scores_MxC.sum(axis=1) > 0
+    voted = scores_MxC.sum(axis=1) > 0  # NaN, where a class has none, is not
     agree = (logits_MxC + offsets).argmax(1) == scores_MxC.argmax(1)
     scalars["vote_agreement"] = float(agree[voted].mean())
   return scalars

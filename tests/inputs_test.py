@@ -1,5 +1,6 @@
 """Every mistake a user can make is refused before training, in plain words."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -48,6 +49,24 @@ class InputsTest(parameterized.TestCase):
     )
     self.assertTrue((self.workdir / "student.json").exists())
     self.assertTrue((self.workdir / "tokenizer.json").exists())
+
+  def test_votes_about_some_classes_count_for_these(self):
+    path = pathlib.Path(self.config.scores)
+    given = scores.read_scores(path)
+    for name, row in given.rows.items():
+      given.rows[name] = dataclasses.replace(
+        row, valid=row.valid * [0, 1, 1], votes=row.votes * [0, 1, 1]
+      )
+    scores.write_scores(path, given)
+    self.config.dataset.task = "multi_label"
+    prepared = self.prepare()
+    train = prepared.splits["train"].split
+    self.assertTrue(np.isnan(train.scores_UxC[:, 0]).all())
+    self.assertTrue(train.scored_U.all())
+    # Classes that exclude each other are told apart by scores of all.
+    self.config.dataset.task = "single_label"
+    self.workdir = self.folder / "single"
+    self.assert_refused("none that is given to some class and has a score for")
 
   def test_simulated_scores_are_those_of_the_votes(self):
     config = quickstart.get_config()

@@ -478,14 +478,16 @@ class PredictTest(parameterized.TestCase):
       json.dumps({**good, "speaker": 3}).encode(),
       json.dumps({"dialogue_id": "broken", "text": "Is it?"}).encode(),
       json.dumps({**good, "text": "\ud800"}).encode(),
+      json.dumps({**good, "speaker": "\ud800"}).encode(),
+      json.dumps({**good, "dialogue_id": "\ud800"}).encode(),
       json.dumps({**good, "speaker": "Néw", "at": 12.5}).encode(),
     ]
     output = io.BytesIO()
     live.run(self.predictor, [line + b"\n" for line in lines], output)
     answers = [json.loads(line) for line in output.getvalue().splitlines()]
-    self.assertLen(answers, 10)
+    self.assertLen(answers, 12)
     self.assertEqual(
-      [a.get("line") for a in answers], [None, 2, 4, 5, 6, 7, 8, 9, 10, None]
+      [a.get("line") for a in answers], [None, 2, *range(4, 13), None]
     )
     for answer, pattern in zip(
       answers[1:-1],
@@ -497,7 +499,9 @@ class PredictTest(parameterized.TestCase):
         "text must be a string that is not blank",
         "speaker must be a string that is not blank, got 3",
         "none for speaker",
-        "surrogates",
+        "text must be a string that .* UTF-8 can hold",
+        "speaker must be a string that .* UTF-8 can hold",
+        "dialogue_id must be a string that .* UTF-8 can hold",
       ),
       strict=True,
     ):

@@ -258,6 +258,19 @@ def file_sha256(file: pathlib.Path) -> str:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def config_files(config: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the `file_sha256` of files that a config names, by their keys."""
+  named = {
+    "config.scores": config["scores"],
+    "config.dataset.gold": config["dataset"]["gold"],
+  }
+  return {
+    key: file_sha256(pathlib.Path(name))
+    for key, name in named.items()
+    if name and pathlib.Path(name).is_file()
+  }
+
+
 def _key(**parts: Any) -> str:
   try:
     line = json.dumps(parts, sort_keys=True, ensure_ascii=False)

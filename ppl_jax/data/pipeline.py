@@ -48,11 +48,11 @@ class SplitArrays:
 
   @functools.cached_property
   def scored_U(self) -> np.ndarray:
-    """bool: the utterances with a score."""
+    """bool: the utterances with a score for some class."""
     scored_U = np.zeros(len(self.scores_UxC), bool)
     for start in range(0, len(scored_U), _STRETCH):
       some = slice(start, start + _STRETCH)
-      scored_U[some] = ~np.isnan(self.scores_UxC[some]).any(axis=1)
+      scored_U[some] = ~np.isnan(self.scores_UxC[some]).all(axis=1)
       mapped.release(self.scores_UxC)
     return scored_U
 

@@ -275,7 +275,9 @@ class Plan:
       steps = math.ceil(_SLACK * mean * self._rows / _ROOM_STEP)
       least = max(least, steps * _ROOM_STEP)
       full = self._rows * length
-      rooms.append(full if least > (1 - _LEAST_SAVED) * full else least)
+      if least > (1 - _LEAST_SAVED) * full:
+        least = full
+      rooms.append(least)
     return tuple(rooms)
 
   def _pack(self, rng, groups, sizes_G, tokens_G, room) -> list[np.ndarray]:

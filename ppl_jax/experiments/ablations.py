@@ -25,8 +25,10 @@ the dialogues of config.scores where that is given, else for all of train. The
 folder fills as that of table1 does, see its --help.
 """
 
+import hashlib
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -80,7 +82,7 @@ _NOISE_OWN = flags.DEFINE_float("noise_own", 0.2, "And of each vote's own.")
 
 
 class _Data:
-  """Makes score files, each once."""
+  """Makes score files, each once; a name holds what its file is made of."""
 
   def __init__(self, config: ConfigDict, folder: pathlib.Path):
     self._config = config
@@ -89,9 +91,10 @@ class _Data:
 
   def thinned(self, size: int) -> str:
     """The scores of `size` votes an utterance."""
-    path = self._folder / f"votes-{size}.parquet"
+    given = self._given()
+    path = self._file(f"votes-{size}", self._config.seed, [given])
     if not path.exists():
-      scores = scores_lib.read_scores(self._given())
+      scores = scores_lib.read_scores(given)
       scores_lib.write_scores(
         path, teacher.thin(scores, size, self._config.seed)
       )
@@ -104,7 +107,8 @@ class _Data:
         "--what=calibrated needs the votes themselves, got no --votes. Name the"
         " files that the score file was made of."
       )
-    path = self._folder / f"{method}.parquet"
+    about = self._config.to_json(), _GOLD_DIALOGUES.value
+    path = self._file(method, about, _VOTES.value)
     if not path.exists():
       teacher.make_scores(
         path,
@@ -122,7 +126,9 @@ class _Data:
       "own": _NOISE_OWN.value,
     }
     about = "-".join(f"{name}{value:g}" for name, value in settings.items())
-    path = self._folder / f"{kind}-{about}.parquet"
+    known_in = [self._config.scores] if self._config.scores else []
+    made_of = self._config.dataset.to_json(), self._config.seed
+    path = self._file(f"{kind}-{about}", made_of, known_in)
     if not path.exists():
       dataset = dialogues_lib.load_config(self._config.dataset)
       dialogues = dataset.splits["train"]
@@ -141,6 +147,15 @@ class _Data:
       print(f"error shared by {kind}: {error:.1%} of answers wrong, {path}")
       scores_lib.write_scores(path, scores)
     return str(path)
+
+  def _file(self, name: str, about: Any, files: Sequence[str]) -> pathlib.Path:
+    """Returns where scores lie that are made of `about` and of files."""
+    digests = [
+      dialogues_lib.file_sha256(path) if path.is_file() else str(path)
+      for path in map(pathlib.Path, files)
+    ]
+    made_of = hashlib.sha256(repr((about, digests)).encode()).hexdigest()
+    return self._folder / f"{name}-{made_of[:12]}.parquet"
 
   def _given(self) -> str:
     if not self._config.scores:

@@ -26,6 +26,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ppl_jax import commands, predictions
+from ppl_jax.data import dialogues as dialogues_lib
 
 _LAST_LINES = 12
 _TAIL = 20_000  # bytes of a log that are looked at
@@ -257,6 +258,15 @@ def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
     raise ValueError(
       f"A cell belongs to one config, got {workdir} with another:"
       f" {differ}. Name another --folder, or delete that cell."
+    )
+  before = json.loads((workdir / "data.json").read_text())
+  now = dialogues_lib.config_files(config)
+  changed = [key for key in now if now[key] != before.get(key)]
+  if changed:
+    raise ValueError(
+      f"A cell belongs to the data that it was trained on, got {workdir} from"
+      f" before the files of {', '.join(changed)} changed. Name another"
+      " --folder, or delete that cell."
     )
 
 

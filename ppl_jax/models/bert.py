@@ -124,10 +124,11 @@ class Dense(nnx.Module):
 
   def __call__(self, x: Array) -> Array:
     """Maps [..., in] to [..., out] in the compute dtype."""
-    weight, bias = (p[...].astype(self.dtype) for p in (self.weight, self.bias))
+    weight = self.weight[...].astype(self.dtype)
     flat = x.astype(self.dtype).reshape(-1, x.shape[-1])
     y = jax.lax.dot_general(flat, weight, (((1,), (1,)), ((), ())))
-    return (y + bias[None]).reshape(*x.shape[:-1], -1)
+    y = functional.add_bias(y, self.bias[...])
+    return y.reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):

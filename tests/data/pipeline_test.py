@@ -117,9 +117,9 @@ class MaterializerTest(absltest.TestCase):
       )
 
   def test_scored(self):
-    scored = _split().scored_U
-    self.assertFalse(scored[1])
-    self.assertEqual(scored.sum(), 7)
+    split = _split()
+    split.scores_UxC[2, 0] = np.nan  # the other class has its score
+    self.assertEqual(split.scored_U.tolist(), [True, False] + 6 * [True])
 
 
 class BatchesTest(absltest.TestCase):

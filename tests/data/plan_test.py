@@ -191,6 +191,28 @@ class PlanTest(absltest.TestCase):
     self.assertGreater(np.mean(used), 0.9)
     self.assertGreater(np.mean(full), 0.9)
 
+  def test_longer_batches_have_no_less_room(self):
+    """Even where their groups hold few tokens: others ride along."""
+    buckets = (32, 48, 64, 96, 128)
+    rng = np.random.default_rng(0)
+    kinds = ([56] * 4, [64] * 4, [70, 20, 20, 20])
+    lengths = np.concatenate([kinds[k] for k in rng.integers(3, size=600)])
+    utterances = np.arange(len(lengths))
+    drawn = plan.Plan(
+      utterances,
+      np.repeat(np.arange(600), 4),
+      lengths,
+      buckets=buckets,
+      rows=32,
+      shards=4,
+      group_size=8,
+      seed=(0, 3),
+    )
+    drawn.steps(1)
+    rooms = [drawn.room(length) for length in buckets]
+    self.assertEqual(rooms, sorted(rooms))
+    self.assertEqual(rooms[2], 32 * 64)
+
   def test_a_group_that_is_too_large_for_the_room_has_all_of_it(self):
     utterances, dialogue, lengths = _corpus([8] * 50)
     lengths[:] = 6

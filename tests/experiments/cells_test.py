@@ -7,6 +7,7 @@ from unittest import mock
 from absl.testing import absltest
 
 from configs import common
+from ppl_jax.data import dialogues
 from ppl_jax.experiments import cells
 
 
@@ -35,6 +36,7 @@ class CellsTest(absltest.TestCase):
     values["init_from"] = "moved"
     values["new"] = 1
     path.write_text(json.dumps(values))
+    (self.folder / "data.json").write_text("{}")
     cells._check_same(config, self.folder)
     config.segments.window = 3
     with self.assertRaisesRegex(
@@ -42,9 +44,25 @@ class CellsTest(absltest.TestCase):
     ):
       cells._check_same(config, self.folder)
 
+  def test_other_scores_under_the_same_name_are_refused(self):
+    config = common.get_config()
+    scores = self.folder / "scores.parquet"
+    scores.write_bytes(b"before")
+    config.scores = str(scores)
+    (self.folder / "config.json").write_text(config.to_json())
+    data = {"config.dataset": "key"} | dialogues.config_files(config)
+    (self.folder / "data.json").write_text(json.dumps(data))
+    cells._check_same(config, self.folder)
+    scores.write_bytes(b"after")
+    with self.assertRaisesRegex(
+      ValueError, "before the files of config.scores changed"
+    ):
+      cells._check_same(config, self.folder)
+
   def test_fine_tuning_is_nothing_to_a_cell_without_gold(self):
     config = common.get_config()
     path = self.folder / "config.json"
+    (self.folder / "data.json").write_text("{}")
     for theirs, ours, refused in ((0.0, 0.0, 0), (0.1, 0.1, 1), (0.1, 0.0, 1)):
       config.finetune.gold_fraction = theirs
       values = json.loads(config.to_json())

@@ -1,6 +1,7 @@
 """Commands that train nothing, on dialogues and votes made here."""
 
 import csv
+import dataclasses
 import fcntl
 import json
 import os
@@ -125,15 +126,24 @@ class CommandsTest(absltest.TestCase):
     self.assertIn("bad.jsonl, line 1", run.stderr)
 
   def test_ablation_of_votes_makes_their_score_files(self):
-    folder, _ = self.run_where_another_works(
-      "ablations",
-      "--what=votes",
-      "--values=2",
-      f"--config.scores={self.config.scores}",
-    )
-    drawn = scores.read_scores(folder / "scores" / "votes-2.parquet")
+    given = self.home / "given.parquet"
+    given.write_bytes(pathlib.Path(self.config.scores).read_bytes())
+    flags = "--what=votes", "--values=2", f"--config.scores={given}"
+    folder, _ = self.run_where_another_works("ablations", *flags)
+    (path,) = (folder / "scores").glob("votes-2-*.parquet")
+    drawn = scores.read_scores(path)
     for row in drawn.rows.values():
       np.testing.assert_array_equal(row.valid, 2)
+    # Other votes under the same name are other scores.
+    others = scores.read_scores(given)
+    for name, row in others.rows.items():
+      others.rows[name] = dataclasses.replace(row, votes=row.valid - row.votes)
+    scores.write_scores(given, others)
+    self.run_where_another_works("ablations", *flags)
+    made = set((folder / "scores").glob("votes-2-*.parquet"))
+    self.assertLen(made, 2)
+    (other,) = made - {path}
+    self.assertNotEqual(other.read_bytes(), path.read_bytes())
 
   def test_ablation_of_noise_simulates_votes(self):
     folder, run = self.run_where_another_works(
@@ -147,7 +157,7 @@ class CommandsTest(absltest.TestCase):
   def run_where_another_works(self, name, *flags):
     """Runs a command that is refused before it trains anything."""
     folder = self.folder()
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
       _, run = self.run_command(name, *flags)

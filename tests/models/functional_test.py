@@ -51,6 +51,23 @@ class NormAndGeluTest(parameterized.TestCase):
         atol=bound * np.abs(want).max(),
       )
 
+  def test_a_bias_has_a_gradient_summed_in_float32(self):
+    gradient = jnp.full((4_000, 3), 1.0, jnp.bfloat16)
+    gradient = gradient.at[:, 1].set(jnp.bfloat16(1.0078125))
+    x = jnp.zeros((4_000, 3), jnp.bfloat16)
+
+    @jax.jit
+    def run(bias):
+      y, back = jax.vjp(functional.add_bias, x, bias)
+      return y, *back(gradient)
+
+    bias = jnp.float32([1.0, 2.0, 3.0])
+    y, of_x, of_bias = run(bias)
+    self.assertEqual((y.dtype, of_x.dtype), (jnp.bfloat16, jnp.bfloat16))
+    np.testing.assert_array_equal(y, jnp.broadcast_to(bias, y.shape))
+    np.testing.assert_array_equal(of_x, gradient)
+    np.testing.assert_allclose(of_bias, [4_000, 4_031.25, 4_000], rtol=1e-6)
+
   @parameterized.parameters(("float32", 1e-6), ("bfloat16", 4e-3))
   def test_gelu_has_the_gradient_of_torch(self, dtype, tolerance):
     x = jnp.linspace(-6, 6, 2001).astype(dtype)
