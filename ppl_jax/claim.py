@@ -1,7 +1,10 @@
 """A workdir belongs to one run: to its config, and to the data it was given."""
 
+import contextlib
+import fcntl
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
@@ -63,6 +66,35 @@ def check_data(data: dict[str, str], workdir: pathlib.Path) -> None:
       f" with a run from before the files of {', '.join(changed)} changed. Name"
       " another --workdir to train on what they hold now, or delete this one."
     )
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other commands out of a workdir while this one is at work there.
+
+  Raises:
+    ValueError: another is.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / ".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      raise ValueError(
+        f"One run at a time must work in a workdir, got {workdir} with another"
+        " at work. Wait for it, end it, or name another --workdir."
+      ) from e
+    except OSError:  # a file system without locks
+      pass
+    yield
+
+
+def withdraw(workdir: pathlib.Path) -> None:
+  """Frees the workdir of a run that found that it cannot start."""
+  checkpoints = workdir / "checkpoints"
+  if jax.process_index() == 0 and not any(checkpoints.glob("*/*")):
+    for name in (_CONFIG, _DATA):
+      (workdir / name).unlink(missing_ok=True)
 
 
 def write(

@@ -58,7 +58,7 @@ def user_errors() -> Iterator[None]:
   except BrokenPipeError:  # whoever reads the output, such as `head`, left
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, FloatingPointError) as error:
     _LOG.debug("Where it was found:", exc_info=True)
     sys.exit(f"error: {error}")
 

@@ -143,7 +143,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   dev_U = np.zeros(0, bool)
   if "validation" in splits:
     dev = splits["validation"].split
-    dev_U = sampling.draw_gold(dev.labelled_U, dev.dialogue_U, fraction, seed)
+    dev_U = sampling.draw_gold(
+      dev.labelled_U, dev.dialogue_U, fraction, seed, "validation"
+    )
   elif fraction:
     raise ValueError(
       "Fine-tuning needs a validation split with labels to choose the best"
@@ -152,6 +154,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     )
   splits["train"].release()
   gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
+  _check_gold(train.gold_UxC[gold_U], dataset.classes, votes=bool(scores))
   mesh = sharding.make_mesh(
     config.batch.shards,
     accumulation=config.batch.accumulation,
@@ -291,6 +294,23 @@ def _simulate(config, dataset, reader, workdir) -> pathlib.Path:
     metadata["votes"]["sources"] = [source]
     writer.finish(metadata)
   return scores
+
+
+def _check_gold(
+  gold_MxC: np.ndarray, classes: Sequence[str], *, votes: bool
+) -> None:
+  """Refuses gold that is all alike, or warns where votes teach as well."""
+  if not len(gold_MxC) or (gold_MxC != gold_MxC[0]).any():
+    return
+  label = [c for c, of in zip(classes, gold_MxC[0], strict=True) if of]
+  message = (
+    f"Gold must tell utterances apart, got {len(gold_MxC)} of train in use, all"
+    f" labelled {label}. Raise config.finetune.gold_fraction, or label others:"
+    " [] says that none of the classes is right."
+  )
+  if not votes:
+    raise ValueError(message)
+  _LOG.warning("%s", message)
 
 
 def _student(config, dataset, workdir):

@@ -270,8 +270,7 @@ class _Losses:
       raise FloatingPointError(
         f"The loss must stay finite, got {scalars} at step {step} of"
         f" {self._phase.name}. Lower config.{self._phase.name}.optimizer"
-        ".learning_rate, and start again in the same workdir to go on from the"
-        " last checkpoint."
+        ".learning_rate, and train in another --workdir."
       )
     self._fetched.append(scalars)
     self._last = scalars["loss"]

@@ -7,13 +7,15 @@ was killed goes on from its last checkpoint when the same command is given, on
 other devices too. On several machines, give the same command on each.
 """
 
+import contextlib
 import logging
 import pathlib
+import sys
 
 import jax
 from absl import flags
 
-from ppl_jax import commands, distributed, memory, train
+from ppl_jax import claim, commands, distributed, memory, train
 from ppl_jax import inputs as inputs_lib
 
 _LOG = logging.getLogger("ppl_jax.main")
@@ -35,10 +37,21 @@ def main(argv):
     cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
-  with commands.user_errors(), distributed.first_process_first("prepare"):
-    inputs = inputs_lib.prepare(config, workdir)
-  memory.keep_freed()
-  train.train_and_evaluate(inputs, workdir)
+  with commands.user_errors(), _alone(workdir):
+    try:
+      with distributed.first_process_first("prepare"):
+        inputs = inputs_lib.prepare(config, workdir)
+      memory.keep_freed()
+      train.train_and_evaluate(inputs, workdir)
+    except KeyboardInterrupt:
+      sys.exit("Interrupted. Give the same command again to go on.")
+
+
+def _alone(workdir: pathlib.Path) -> contextlib.AbstractContextManager:
+  """Keeps other runs out; the processes of one run come in together."""
+  if jax.process_index():
+    return contextlib.nullcontext()
+  return claim.alone(workdir)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ppl_jax import (
   calibration,
   checkpoint,
+  claim,
   loop,
   plots,
   predictions,
@@ -33,10 +34,22 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
     The contents of results.json.
 
   Raises:
+    ValueError: no batch can be made of the data; the workdir is free again.
     FloatingPointError: a loss is not finite; says the phase and the step.
   """
-  config = inputs.config
   run = loop.Run(inputs, workdir)
+  try:
+    results = _report(run, _train(run))
+  except KeyboardInterrupt:
+    run.checkpoints.close()  # a save that is under way comes to its end
+    raise
+  run.checkpoints.close()
+  return results
+
+
+def _train(run: loop.Run) -> nnx.State:
+  """Returns the finished student's parameters."""
+  inputs, config, workdir = run.inputs, run.config, run.workdir
   # What a run starts from, the first that there is:
   #   1. checkpoints/student: it is finished, only the report is made again.
   #   2. checkpoints/state: the phase and step that it was killed at.
@@ -44,7 +57,14 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
   #   4. config.init_from: another run's first phase.
   #   5. config.model.pretrained, or random weights.
   params = jax.device_put(inputs.params, run.placed)
-  votes = None if config.pretrain.objective == "none" else vote_plan(run)
+  try:
+    votes = None if config.pretrain.objective == "none" else vote_plan(run)
+    finetune = None
+    if config.finetune.gold_fraction:
+      finetune = _finetune_phase(run, votes)
+  except ValueError:  # of the data; nothing was trained
+    claim.withdraw(workdir)
+    raise
   if checkpoint.has_params(workdir, "pretrained"):
     params = checkpoint.load_params(workdir, "pretrained", params)
   elif votes is not None and not inputs.pretrained:
@@ -54,13 +74,11 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
   if checkpoint.has_params(workdir, "student"):
     params = checkpoint.load_params(workdir, "student", params)
   else:
-    if config.finetune.gold_fraction:
-      params = loop.run_phase(run, _finetune_phase(run, votes), params)
+    if finetune is not None:
+      params = loop.run_phase(run, finetune, params)
       params = _fold(run, params, np.zeros(()), _fit_gold(run, params))
     checkpoint.save_params(workdir, "student", params)
-  results = _report(run, params)
-  run.checkpoints.close()
-  return results
+  return params
 
 
 def vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:

@@ -21,6 +21,7 @@ ALLOWED = {
   # `inputs` reads and checks all that a run needs; the rest is `train`'s.
   "ppl_jax.main": {
     "ppl_jax.train",
+    "ppl_jax.claim",
     "ppl_jax.inputs",
     "ppl_jax.commands",
     "ppl_jax.distributed",

@@ -259,6 +259,27 @@ class InputsTest(parameterized.TestCase):
       train.scored_U, np.isin(train.dialogue_U, range(10))
     )
 
+  def test_gold_that_is_all_alike(self):
+    lines = corpus.lines("train", 30, 0)
+    for line in lines:
+      for utterance in line["utterances"]:
+        utterance["label"] = corpus.CLASSES[1]
+    corpus.write_split(self.data, "train", lines)
+    with self.assertLogs("ppl_jax.inputs", "WARNING") as logged:
+      self.prepare()
+    self.assertRegex(logged.output[0], r"in use, all labelled \['tell'\]")
+    self.config.pretrain.objective = "none"
+    self.workdir = self.folder / "gold"
+    self.assert_refused("Gold must tell utterances apart")
+
+  def test_a_validation_split_without_labels(self):
+    lines = corpus.lines("validation", 12, 1)
+    for line in lines:
+      for utterance in line["utterances"]:
+        utterance["label"] = None
+    corpus.write_split(self.data, "validation", lines)
+    self.assert_refused("0 labelled.*of validation. Label some of validation")
+
   def test_without_validation_there_is_nothing_to_choose_by(self):
     (self.data / "validation.jsonl").unlink()
     self.assert_refused("needs a validation split")

@@ -18,6 +18,7 @@ from absl.testing import absltest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import commands
+import corpus
 
 _KILLS = int(os.environ.get("RESUME_TEST_KILLS", "2"))
 
@@ -80,6 +81,63 @@ class ResumeTest(absltest.TestCase):
   def newest_checkpoint(self, workdir: pathlib.Path) -> int:
     states = (workdir / "checkpoints" / "state").glob("*")
     return max((int(p.name) for p in states if p.name.isdigit()), default=-1)
+
+  def test_an_interrupt_is_one_line_and_others_are_kept_out(self):
+    workdir = self.folder / "run"
+    command = commands.command(
+      workdir, *self.flags, "--config.pretrain.epochs=4000"
+    )
+    process = commands.start(command)
+    while self.newest_checkpoint(workdir) < 0:
+      self.assertIsNone(process.poll())
+      time.sleep(0.05)
+    status, output = commands.run(command)
+    self.assertEqual(status, 1)
+    self.assertIn("error: One run at a time must work in a workdir", output)
+    self.assertNotIn("Traceback", output)
+    self.assertIsNone(process.poll())
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 1)
+    # Orbax may have logged that it was being waited for; we add one line.
+    self.assertEndsWith(
+      output.strip(), "Interrupted. Give the same command again to go on."
+    )
+    self.assertNotIn("main.py", output.split("pretrain step 0")[1])
+
+  def test_a_run_that_cannot_start_claims_nothing(self):
+    data = corpus.write(self.folder / "lone")
+    for split in ("train", "validation", "test"):
+      corpus.write_split(
+        data,
+        split,
+        [
+          {**line, "utterances": line["utterances"][:1]}
+          for line in corpus.lines(split, 20, 0)
+        ],
+      )
+    workdir = self.folder / "run"
+    values = corpus.config(data)
+    flags = (
+      f"--config.dataset.source={data}",
+      f"--config.dataset.classes={corpus.CLASSES}",
+      f"--config.scores={values.scores}",
+      "--config.finetune.gold_fraction=0.5",
+      "--config.model.pretrained=",
+      *(f for f in self.flags if "options" not in f),
+    )
+    status, output = commands.run(
+      commands.command(workdir, *flags, config="jsonl")
+    )
+    self.assertEqual(status, 1, output)
+    self.assertIn("error: Training needs at least one usable batch", output)
+    self.assertNotIn("Traceback", output)
+    status, output = commands.run(
+      commands.command(
+        workdir, *flags, "--config.pretrain.objective=pointwise", config="jsonl"
+      )
+    )
+    self.assertEqual(status, 0, output)
 
   def test_a_finished_run_is_not_trained_again(self):
     workdir = self.folder / "run"

@@ -204,7 +204,8 @@ class Plan:
         "Training needs at least one usable batch, got none: no group of"
         " segments of one dialogue holds a pair that counts. Check that the"
         " score file covers the training dialogues and that its scores differ"
-        " within a dialogue."
+        " within a dialogue, or set config.pretrain.objective=pointwise, which"
+        " needs no pairs."
       )
     return drawn
 

@@ -7,7 +7,11 @@ _STRETCH = 50
 
 
 def draw_gold(
-  labelled_U: np.ndarray, dialogue_U: np.ndarray, fraction: float, seed: int
+  labelled_U: np.ndarray,
+  dialogue_U: np.ndarray,
+  fraction: float,
+  seed: int,
+  split: str = "train",
 ) -> np.ndarray:
   """Draws a share of the labelled utterances, nested over shares.
 
@@ -21,6 +25,7 @@ def draw_gold(
     fraction: in [0, 1], the share of labelled utterances wanted; the nearest
       that whole units give is drawn.
     seed: of the draw.
+    split: its name, for errors.
 
   Returns:
     bool [U].
@@ -49,11 +54,14 @@ def draw_gold(
   drawn = np.append(0, np.cumsum(size[order]))
   count = int(np.argmin(np.abs(drawn - fraction * len(unit))))
   if count == 0:
+    remedy = "Raise config.finetune.gold_fraction"
+    if not len(unit):
+      remedy = f"Label some of {split}"
     raise ValueError(
-      "A gold fraction above 0 must leave at least one label, got"
-      f" {fraction} of {len(unit)} labelled utterances in {len(size)}"
-      " stretches. Raise config.finetune.gold_fraction, or set it to 0 to"
-      " train on votes alone."
+      "A gold fraction above 0 must leave at least one label in train and in"
+      f" validation, got {fraction} of {len(unit)} labelled utterances in"
+      f" {len(size)} stretches of {split}. {remedy}, or set"
+      " config.finetune.gold_fraction=0 to train on votes alone."
     )
   out = np.zeros(len(labelled_U), bool)
   is_drawn = np.zeros(len(size), bool)

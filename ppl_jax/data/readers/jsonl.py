@@ -156,7 +156,8 @@ def _dialogue(
       if name not in classes:
         raise ValueError(
           f"{where}: a label must be one of {list(classes)}, got {name!r} for"
-          f" utterance {i}: correct the label or config.dataset.classes"
+          f" utterance {i}: correct the label or config.dataset.classes; []"
+          " says that none of them is right"
         )
       gold[i, classes.index(name)] = 1
   try:
