@@ -29,14 +29,6 @@ class Reliability:
   confidence: np.ndarray
   correct: np.ndarray
 
-  def merge(self, other: "Reliability") -> "Reliability":
-    """Returns the sums over the predictions of both."""
-    return Reliability(
-      self.count + other.count,
-      self.confidence + other.confidence,
-      self.correct + other.correct,
-    )
-
   def error(self) -> float:
     """Expected calibration error; NaN without predictions.
 

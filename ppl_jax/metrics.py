@@ -126,23 +126,6 @@ class Classification:
       reliability=calibration.reliability(confidence, correct),
     )
 
-  def merge(self, other: "Classification") -> "Classification":
-    """Returns the counts over the rows of both; they share task and classes."""
-    both_confusion = None
-    if self.confusion is not None:
-      both_confusion = self.confusion + other.confusion
-    return Classification(
-      count=self.count + other.count,
-      right=self.right + other.right,
-      true_positives=self.true_positives + other.true_positives,
-      predicted=self.predicted + other.predicted,
-      support=self.support + other.support,
-      confusion=both_confusion,
-      log_loss=self.log_loss + other.log_loss,
-      log_loss_count=self.log_loss_count + other.log_loss_count,
-      reliability=self.reliability.merge(other.reliability),
-    )
-
   def compute(self, classes: Sequence[str]) -> dict:
     """Divides the counts.
 

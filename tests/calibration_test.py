@@ -62,20 +62,14 @@ class ReliabilityTest(parameterized.TestCase):
       max_size=20,
     ),
     bins=st.sampled_from((1, 5, 15)),
-    cut=st.integers(0, 20),
   )
-  def test_error_equals_the_loops_and_merges(self, values, bins, cut):
+  def test_error_equals_the_loops(self, values, bins):
     confidence, correct = (np.array(v) for v in zip(*values, strict=True))
     expected = _ece(confidence, correct, bins)
     self.assertAlmostEqual(
       calibration.expected_calibration_error(confidence, correct, bins),
       expected,
     )
-    parts = [
-      calibration.reliability(confidence[part], correct[part], bins)
-      for part in (slice(cut), slice(cut, None))
-    ]
-    self.assertAlmostEqual(parts[0].merge(parts[1]).error(), expected)
 
   @parameterized.parameters("float16", "float32", "float64")
   def test_edges_belong_to_the_bucket_below(self, dtype):

@@ -436,10 +436,6 @@ class MixedPlan:
       np.where(index < 0, index, index + shift),
     )
 
-  def steps(self, epochs: int) -> int:
-    """Returns the number of batches of `epochs` epochs of the gold rows."""
-    return self.gold.steps(epochs)
-
 
 def in_order(
   utterances_M: np.ndarray,
