@@ -1,5 +1,6 @@
 """Votes of any source, on a dataset's split."""
 
+import collections
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,13 +37,18 @@ def read(
   """
   builder = vote_columns.Builder(dialogues, classes, none_label, counts_as)
   stores = []
+  left_out: collections.Counter[str] = collections.Counter()
   for path in (pathlib.Path(p).expanduser() for p in paths):
     if path.is_file() and stored_votes.is_store(path):
-      stored_votes.read_into(builder, path, len(stores), dialogues)
+      left_out.update(
+        stored_votes.read_into(builder, path, len(stores), dialogues)
+      )
       stores.append(path)
     else:
       votes_lib.add_votes(path, builder, none_label)
-  about = stored_votes.about(stores) if stores else {}
+  about = {}
+  if stores:
+    about = {**stored_votes.about(stores), "left_out": dict(left_out)}
   if counts_as:
     about["counts_as"] = dict(counts_as)
   return builder.build(), about

@@ -8,7 +8,7 @@ import array
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -190,6 +190,17 @@ class Builder:
       }.items()
     }
 
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The C classes, in order."""
+    return self._classes
+
+  def count_as(self, labels: Iterable[str]) -> set[str]:
+    """Returns what labels count as, the answer none left out."""
+    return {self._counts_as.get(label, label) for label in labels} - {
+      self._none_label
+    }
+
   def source(
     self, path: str | os.PathLike[str], sha256: str = "", unit: str = "line"
   ) -> None:
@@ -249,7 +260,7 @@ class Builder:
         f" {unit} or config.dataset.classes"
       )
     allowed = (only,) if only else self._classes
-    if labels and self._counts_as:
+    if labels and (self._counts_as or self._none_label in labels):
       names = [self._counts_as.get(label, label) for label in labels]
       labels = [n for n in names if not n or n != self._none_label]
     for label in labels or ():
