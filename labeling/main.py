@@ -102,6 +102,7 @@ def main(argv: Sequence[str]) -> None:
         job.dataset.classes,
         config.votes.none_label,
         config.votes.counts_as,
+        job.dataset.task,
       )
       lines = aggregate.write(
         pathlib.Path(_SCORES.value).expanduser(),

@@ -83,6 +83,7 @@ def make_scores(
     dataset.classes,
     config.votes.none_label,
     config.votes.counts_as,
+    dataset.task,
   )
   if gold_ids:
     gold_D = aggregate.read_gold_ids(votes, gold_ids)

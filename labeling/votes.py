@@ -17,6 +17,7 @@ def read(
   classes: Sequence[str],
   none_label: str,
   counts_as: Mapping[str, str] | None = None,
+  task: str = "single_label",
 ) -> tuple[vote_columns.Votes, dict[str, Any]]:
   """Reads votes.
 
@@ -27,6 +28,7 @@ def read(
     none_label: the answer that means none of the classes; "" for no such.
     counts_as: from labels of the votes to the class that they count as, or to
       `none_label`; other labels must be classes.
+    task: "single_label" or "multi_label".
 
   Returns:
     The votes of all files, and what the stores say of themselves and what
@@ -45,7 +47,7 @@ def read(
       )
       stores.append(path)
     else:
-      votes_lib.add_votes(path, builder, none_label)
+      votes_lib.add_votes(path, builder, none_label, task)
   about = {}
   if stores:
     about = {**stored_votes.about(stores), "left_out": dict(left_out)}

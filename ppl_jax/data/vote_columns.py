@@ -212,6 +212,11 @@ class Builder:
     path, _, unit = self._sources[-1]
     self._sources[-1] = (path, sha256, unit)
 
+  def place(self, number: int) -> str:
+    """Returns where in the present source a vote stands, for messages."""
+    path, _, unit = self._sources[-1]
+    return f"{path}, {unit} {number}"
+
   def add(
     self,
     number: int,
@@ -238,11 +243,11 @@ class Builder:
     Raises:
       ValueError: there is no such utterance or class; names file and place.
     """
-    path, _, unit = self._sources[-1]
+    unit = self._sources[-1][2]
     place = self._place.get(dialogue_id)
     if place is None:
       raise ValueError(
-        f"{path}, {unit} {number}: dialogue_id must be one of the split's"
+        f"{self.place(number)}: dialogue_id must be one of the split's"
         f" {len(self._place)} dialogues, got {dialogue_id!r}: check"
         " config.votes.split, the dataset, and that config.dataset.drop_leaks"
         " did not take it out"
@@ -250,12 +255,12 @@ class Builder:
     _, first, length = place
     if not 0 <= utterance < length:
       raise ValueError(
-        f"{path}, {unit} {number}: utterance counts from 0 to {length - 1} in"
+        f"{self.place(number)}: utterance counts from 0 to {length - 1} in"
         f" dialogue {dialogue_id!r}, got {utterance}: correct the {unit}"
       )
     if only and only not in self._column:
       raise ValueError(
-        f"{path}, {unit} {number}: a vote that could name one class only must"
+        f"{self.place(number)}: a vote that could name one class only must"
         f" name it from {list(self._classes)}, got {only!r}: correct the"
         f" {unit} or config.dataset.classes"
       )
@@ -267,7 +272,7 @@ class Builder:
       if label not in allowed:
         none = (self._none_label,) if self._none_label else ()
         raise ValueError(
-          f"{path}, {unit} {number}: a label must be one of"
+          f"{self.place(number)}: a label must be one of"
           f" {[*allowed, *none]} or null, got {label!r}: correct the {unit},"
           " config.dataset.classes or config.votes.none_label"
         )

@@ -3,6 +3,7 @@
 import collections
 import gzip
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import vote_columns
 
+_LOG = logging.getLogger(__name__)
 _UNIFORM = {
   "method": "uniform",
   "score": "share of the valid votes, each of weight 1",
@@ -29,7 +31,7 @@ class _Vote(pydantic.BaseModel):
   utterance: Annotated[int, pydantic.Field(ge=0)]
   annotator: str
   sample: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
-  label: str | None
+  label: str | list[str] | None
 
 
 def votes_to_scores(
@@ -67,12 +69,14 @@ def read_votes(
   dialogues: Sequence[dialogues_lib.Dialogue],
   classes: Sequence[str],
   none_label: str,
+  task: str = "single_label",
 ) -> vote_columns.Votes:
   """Reads votes that were made elsewhere.
 
   A line: {"dialogue_id", "utterance" (from 0), "annotator", "sample" (0 if
   left out), "label"}. A label is a class, `none_label` (a valid vote for no
-  class) or null (no vote).
+  class) or null (no vote); in a multi-label task also a list of classes, [] for
+  none of them. A list is one vote, valid for each class.
 
   Args:
     paths: JSON lines, gzipped where the name ends in .gz.
@@ -80,6 +84,7 @@ def read_votes(
     classes: the C classes, in order.
     none_label: the answer that means none of the classes; empty if there is
       no such answer.
+    task: "single_label" or "multi_label".
 
   Returns:
     The votes of all files.
@@ -90,7 +95,7 @@ def read_votes(
   """
   builder = vote_columns.Builder(dialogues, classes, none_label)
   for path in map(pathlib.Path, paths):
-    add_votes(path, builder, none_label)
+    add_votes(path, builder, none_label, task)
   return builder.build()
 
 
@@ -161,7 +166,10 @@ def to_scores(
 
 
 def add_votes(
-  path: pathlib.Path, builder: vote_columns.Builder, none_label: str
+  path: pathlib.Path,
+  builder: vote_columns.Builder,
+  none_label: str,
+  task: str,
 ) -> None:
   """Adds the votes of one file; see `read_votes`."""
   if not path.is_file():
@@ -170,7 +178,7 @@ def add_votes(
     )
   with path.open("rb") as f:
     builder.source(path, hashlib.file_digest(f, "sha256").hexdigest())
-  number_of_votes = 0
+  number_of_votes, named = 0, set()
   with _open(path) as lines:
     bar = tqdm.tqdm(
       lines, desc=path.name, unit=" lines", delay=3, disable=None, leave=False
@@ -179,10 +187,19 @@ def add_votes(
       if not line.strip():
         continue
       vote = _parse(path, number, line)
-      add_vote(builder, number, vars(vote), none_label)
+      labels = add_vote(builder, number, vars(vote), none_label, task)
+      named.update(labels or ())
       number_of_votes += 1
   if not number_of_votes:
     raise ValueError(f"{path}: a votes file must hold votes, got none: fill it")
+  never = sorted(set(builder.classes) - builder.count_as(named))
+  if named and never:
+    _LOG.warning(
+      "%s: no vote names %s, so all count against them. Where the annotators"
+      " were not offered them, take them out of config.dataset.classes.",
+      path,
+      never,
+    )
 
 
 def add_vote(
@@ -190,12 +207,26 @@ def add_vote(
   number: int,
   vote: Mapping[str, Any],
   none_label: str,
-) -> None:
-  """Adds one vote, the object of a line of `read_votes`."""
+  task: str = "single_label",
+) -> Sequence[str] | None:
+  """Adds one vote, the object of a line of `read_votes`; returns its labels."""
   label = vote["label"]
-  labels = None if label is None else (label,)
-  if none_label and label == none_label:
-    labels = ()
+  labels = label
+  if isinstance(label, str):
+    labels = [label]
+  elif label is not None and task != "multi_label":
+    raise ValueError(
+      f"{builder.place(number)}: a label must be one class or null in a"
+      f" {task} task, got the list {label}: correct it, or set"
+      " config.dataset.task to 'multi_label'"
+    )
+  if none_label and labels and none_label in labels:
+    if set(labels) != {none_label}:
+      raise ValueError(
+        f"{builder.place(number)}: the answer {none_label!r} must stand alone,"
+        f" got {label}: leave it out, or the classes"
+      )
+    labels = []
   builder.add(
     number,
     dialogue_id=vote["dialogue_id"],
@@ -204,6 +235,7 @@ def add_vote(
     sample=vote["sample"],
     labels=labels,
   )
+  return labels
 
 
 def add_up(

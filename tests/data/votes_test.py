@@ -74,6 +74,46 @@ class VotesTest(parameterized.TestCase):
     counted = self._count(_vote(label="none"))
     np.testing.assert_array_equal(counted.rows["d0"].score[0], [0, 0])
 
+  def _multi_label(self, *lines):
+    self.path.write_text("\n".join(map(json.dumps, lines)))
+    return votes.read_votes([self.path], SPLIT, CLASSES, "none", "multi_label")
+
+  def test_a_list_is_one_vote_for_each_class(self):
+    read = self._multi_label(
+      _vote(annotator="p1", label=["tell", "ask"]),
+      _vote(annotator="p2", label=["ask"]),
+      _vote(annotator="p3", label=[]),
+      _vote(annotator="p4", label="ask"),
+      _vote(annotator="p5", label=["none"]),
+      _vote(annotator="p6", label=None),
+    )
+    votes_UxC, valid_UxC = read.counts()
+    np.testing.assert_array_equal(votes_UxC[0], [3, 1])
+    np.testing.assert_array_equal(valid_UxC[0], [5, 5])
+    told = votes.to_scores(read, dataset="d", split="train").metadata["votes"]
+    self.assertEqual((told["all"], told["unusable"], told["none"]), (6, 1, 2))
+
+  def test_refuses_lists(self):
+    with self.assertRaisesRegex(
+      ValueError, r"line 1: .*one class or null in a single_label task, got the"
+    ):
+      self._count(_vote(label=["ask"]))
+    with self.assertRaisesRegex(
+      ValueError, "line 1: .*'none' must stand alone"
+    ):
+      self._multi_label(_vote(label=["none", "ask"]))
+    with self.assertRaisesRegex(ValueError, r"line 1: .*, got 'shout'"):
+      self._multi_label(_vote(label=["ask", "shout"]))
+    with self.assertRaisesRegex(ValueError, "line 1: .*valid string"):
+      self._multi_label(_vote(label=["ask", 3]))
+
+  def test_says_which_class_no_vote_names(self):
+    with self.assertLogs(level="WARNING") as logs:
+      self._count(_vote(label="ask"), _vote(annotator="p2", label="none"))
+    self.assertIn("no vote names ['tell']", logs.output[0])
+    with self.assertNoLogs(level="WARNING"):
+      self._count(_vote(label="ask"), _vote(annotator="p2", label="tell"))
+
   def test_several_files(self):
     other = self.path.with_name("more.jsonl.gz")
     other.write_bytes(gzip.compress(json.dumps(_vote(annotator="p2")).encode()))
