@@ -22,7 +22,7 @@ def read(
   """Reads votes.
 
   Args:
-    paths: vote stores, or JSON lines as of `ppl_jax.data.votes.read_votes`.
+    paths: vote stores, or JSON lines as of `ppl_jax.data.votes.add_votes`.
     dialogues: the split that was voted on.
     classes: the C classes, in order.
     none_label: the answer that means none of the classes; "" for no such.

@@ -4,7 +4,6 @@ import collections
 import gzip
 import hashlib
 import logging
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -13,7 +12,6 @@ import numpy as np
 import pydantic
 import tqdm
 
-from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import vote_columns
 
@@ -32,71 +30,6 @@ class _Vote(pydantic.BaseModel):
   annotator: str
   sample: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
   label: str | list[str] | None
-
-
-def votes_to_scores(
-  votes_path: str | os.PathLike[str],
-  dialogues: Sequence[dialogues_lib.Dialogue],
-  classes: Sequence[str],
-  none_label: str,
-  *,
-  dataset: str = "",
-  split: str = "train",
-) -> scores_lib.Scores:
-  """Counts votes that were made elsewhere; every one weighs the same.
-
-  Args:
-    votes_path: JSON lines, as of `read_votes`.
-    dialogues: the split that was voted on.
-    classes: the C classes, in order.
-    none_label: the answer that means none of the classes; empty if there is
-      no such answer.
-    dataset: its name, for the metadata.
-    split: its name, for the metadata.
-
-  Returns:
-    Scores, as of `to_scores`.
-
-  Raises:
-    ValueError: as of `read_votes`.
-  """
-  votes = read_votes([votes_path], dialogues, classes, none_label)
-  return to_scores(votes, dataset=dataset, split=split)
-
-
-def read_votes(
-  paths: Sequence[str | os.PathLike[str]],
-  dialogues: Sequence[dialogues_lib.Dialogue],
-  classes: Sequence[str],
-  none_label: str,
-  task: str = "single_label",
-) -> vote_columns.Votes:
-  """Reads votes that were made elsewhere.
-
-  A line: {"dialogue_id", "utterance" (from 0), "annotator", "sample" (0 if
-  left out), "label"}. A label is a class, `none_label` (a valid vote for no
-  class) or null (no vote); in a multi-label task also a list of classes, [] for
-  none of them. A list is one vote, valid for each class.
-
-  Args:
-    paths: JSON lines, gzipped where the name ends in .gz.
-    dialogues: the split that was voted on.
-    classes: the C classes, in order.
-    none_label: the answer that means none of the classes; empty if there is
-      no such answer.
-    task: "single_label" or "multi_label".
-
-  Returns:
-    The votes of all files.
-
-  Raises:
-    ValueError: `none_label` is a class, or a line is not usable; names the file
-      and the line (from 1).
-  """
-  builder = vote_columns.Builder(dialogues, classes, none_label)
-  for path in map(pathlib.Path, paths):
-    add_votes(path, builder, none_label, task)
-  return builder.build()
 
 
 def to_scores(
@@ -171,7 +104,23 @@ def add_votes(
   none_label: str,
   task: str,
 ) -> None:
-  """Adds the votes of one file; see `read_votes`."""
+  """Adds the votes of one file that were made elsewhere.
+
+  A line: {"dialogue_id", "utterance" (from 0), "annotator", "sample" (0 if
+  left out), "label"}. A label is a class, `none_label` (a valid vote for no
+  class) or null (no vote); in a multi-label task also a list of classes, [] for
+  none of them. A list is one vote, valid for each class.
+
+  Args:
+    path: JSON lines, gzipped where the name ends in .gz.
+    builder: takes the votes.
+    none_label: the answer that means none of the classes; empty if there is
+      no such answer.
+    task: "single_label" or "multi_label".
+
+  Raises:
+    ValueError: a line is not usable; names the file and the line (from 1).
+  """
   if not path.is_file():
     raise ValueError(
       f"--votes must name a file, got {str(path)!r}: correct the path"
@@ -209,7 +158,7 @@ def add_vote(
   none_label: str,
   task: str = "single_label",
 ) -> Sequence[str] | None:
-  """Adds one vote, the object of a line of `read_votes`; returns its labels."""
+  """Adds one vote, the object of a line of `add_votes`; returns its labels."""
   label = vote["label"]
   labels = label
   if isinstance(label, str):
