@@ -85,6 +85,7 @@ def write(
   lines = [
     f"votes: {counts['all']}, of which {counts['unusable']} unusable and"
     f" {counts['none']} for none of the classes",
+    *_left_out(scores.metadata.get("left_out", {})),
     *lines,
     f"scored: {scored_U.sum()} of {len(scored_U)} utterances in {D} of"
     f" {len(dataset.splits[split])} dialogues",
@@ -161,6 +162,15 @@ def read_gold_ids(
       )
     gold_D[d] = True
   return gold_D
+
+
+def _left_out(counts: Mapping[str, int]) -> list[str]:
+  reasons = {
+    "other_classes": "among other classes",
+    "other_texts": "on other texts",
+  }
+  told = [f"{n} answers {reasons[why]}" for why, n in counts.items() if n]
+  return [f"left out: {', '.join(told)}"] if told else []
 
 
 def _quality(

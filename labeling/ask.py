@@ -24,6 +24,8 @@ _OVERLOADED = (Status.TIMEOUT, Status.CONNECTION)
 _LOOK_UP = 1.0  # seconds, to see whether it was stopped
 _MOST_FAILURES = 50  # calls one after another that bring nothing
 _PATIENCE = 60.0  # seconds without an answer, where there was one
+_DETAIL = 160  # characters of what a server says
+_MOST_DETAILS = 1000  # that are counted
 KNOWN_AT_ONCE = 256  # requests, before others have their turn
 
 
@@ -59,8 +61,10 @@ class Progress:
     there: answers that the store had already.
     answers: by status, of sampled answers.
     calls: by status, of calls that brought no answer.
+    details: by status and what the server said of such a call, in a line.
     requests: calls that went out.
     given_up: answers that are missing after the last try.
+    rejected: how many of these because the server refuses to be asked.
     tokens: of questions and of answers, as the server counts.
   """
 
@@ -71,8 +75,12 @@ class Progress:
   calls: collections.Counter = dataclasses.field(
     default_factory=collections.Counter
   )
+  details: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
   requests: int = 0
   given_up: int = 0
+  rejected: int = 0
   tokens: list[int] = dataclasses.field(default_factory=lambda: [0, 0])
 
 
@@ -96,6 +104,12 @@ def keep(
   progress.answers.update(a.status for a in answers)
   if reply.status != Status.VALID:
     progress.calls[reply.status] += 1
+    line = " ".join(reply.detail.split())
+    if len(line) > _DETAIL:
+      line = line[: _DETAIL - 3] + "..."
+    said = (reply.status, line)
+    if said in progress.details or len(progress.details) < _MOST_DETAILS:
+      progress.details[said] += 1
 
 
 def keep_question(
@@ -454,6 +468,7 @@ class Asker(AskerBase):
         for sample in samples:
           self._again(task, (sample,), tries=task.tries)
       else:
+        self.progress.rejected += len(samples)
         self._again(task, samples, tries=self._settings.max_tries)
       if not simpler:
         self._failed(reply)
@@ -473,10 +488,15 @@ class Asker(AskerBase):
     answered = self._answered or -float("inf")
     patient = time.monotonic() - answered < _PATIENCE
     if self._failures >= _MOST_FAILURES and not patient:
+      advice = (
+        "Change the setting that it rejects, such as"
+        " config.labeling.context_turns, max_tokens_name or extra_body."
+        if reply.status == Status.REJECTED
+        else "Check config.labeling.endpoint, and give the same command again."
+      )
       self._stop_for(
         f"The server must answer, got {self._failures} failures one after"
-        f" another, the last: {reply.detail}. Check config.labeling.endpoint,"
-        " and give the same command again."
+        f" another, the last: {reply.detail}. {advice}"
       )
 
   def _stop_for(self, message: str) -> None:

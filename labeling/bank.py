@@ -138,6 +138,12 @@ class Prompt(_Part):
   examples: tuple[Example, ...] = ()
   origin: _Text = "written"
 
+  @property
+  def lists_classes(self) -> bool:
+    """Whether its requests show all classes, not just the one asked for."""
+    identifiers = string.Template(self.template).get_identifiers()
+    return "options" in identifiers
+
   @pydantic.model_validator(mode="after")
   def _check(self):
     template = string.Template(self.template)

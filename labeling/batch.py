@@ -168,7 +168,7 @@ class BatchAsker(ask.AskerBase):
     self, requests: Iterable[Request], first: bool
   ) -> AsyncIterator[_Task]:
     """Yields what is neither in the store nor at the server."""
-    self._missing = self.progress.given_up = 0
+    self._missing = self.progress.given_up = self.progress.rejected = 0
     for number, request in enumerate(requests):
       if number % ask.KNOWN_AT_ONCE == 0:
         await asyncio.sleep(0)
@@ -188,6 +188,7 @@ class BatchAsker(ask.AskerBase):
       key = request.key
       if (key, False, False) in self._refused:  # in the simplest form
         again = ()
+        self.progress.rejected += len(samples)
       self.progress.given_up += len(samples) - len(again)
       if not again:
         continue

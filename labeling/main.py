@@ -52,6 +52,7 @@ _SHARD = flags.DEFINE_string(
 _DIALOGUES = flags.DEFINE_integer(
   "dialogues", None, "Label the first so many only.", lower_bound=1
 )
+_DETAILS = 3  # of failed calls, in the summary
 # What batches bring is read when the plan is gone through again.
 _DONE = (ask.Status.VALID, ask.Status.UNREAD)
 
@@ -102,6 +103,7 @@ def main(argv: Sequence[str]) -> None:
         job.dataset.classes,
         config.votes.none_label,
         config.votes.counts_as,
+        job.dataset.task,
       )
       lines = aggregate.write(
         pathlib.Path(_SCORES.value).expanduser(),
@@ -250,10 +252,22 @@ def _summary(
   if progress.calls:
     failed = ", ".join(f"{n} {s}" for s, n in sorted(progress.calls.items()))
     lines.append(f"calls without an answer: {failed}")
-  if progress.given_up:
+    lines += [
+      f"  {count} {status}: {said}"
+      for (status, said), count in progress.details.most_common(_DETAILS)
+      if said
+    ]
+  if missing := progress.given_up - progress.rejected:
     lines.append(
-      f"missing after the last try: {progress.given_up}. Give the same command"
-      " again to ask for them."
+      f"missing after the last try: {missing}. Give the same command again to"
+      " ask for them."
+    )
+  if progress.rejected:
+    lines.append(
+      f"missing because the server rejects the request: {progress.rejected}."
+      " It will do so again: change what it names above, such as"
+      " --config.labeling.context_turns, max_tokens_name or extra_body."
+      " Scores are made of the rest."
     )
   if not done:
     why = "" if cap is None else f" --max_cost is {cap:g}."

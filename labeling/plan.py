@@ -31,6 +31,7 @@ class Request:
     question: what is asked, for the reader of the answer.
     text_sha256: of the dialogue; see `Dialogue.text_sha256`.
     prompt_sha256: of the prompt.
+    classes: those that it lists; () where it asks about one and lists none.
     body: the request without `n` and `response_format`.
     samples: numbers of the wanted answers; equal requests differ by them.
     key: hex SHA-256 of endpoint and body. With a sample's number it names an
@@ -40,6 +41,7 @@ class Request:
   question: render.Question
   text_sha256: str
   prompt_sha256: str
+  classes: tuple[str, ...]
   body: Mapping[str, Any]
   samples: tuple[int, ...]
   key: str
@@ -156,6 +158,7 @@ class Plan:
 
   def _request(self, question, messages, samples, text_sha256) -> Request:
     settings = self._settings
+    prompt = self.prompts[question.prompt_id]
     body = {
       "model": settings.model,
       "messages": messages,
@@ -169,6 +172,7 @@ class Plan:
       question=question,
       text_sha256=text_sha256,
       prompt_sha256=self.prompt_sha256[question.prompt_id],
+      classes=tuple(self._bank.classes) if prompt.lists_classes else (),
       body=body,
       samples=samples,
       key=request_key(settings.endpoint, body),

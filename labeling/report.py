@@ -281,6 +281,7 @@ def main(argv: Sequence[str]) -> None:
       dataset.classes,
       config.votes.none_label,
       config.votes.counts_as,
+      dataset.task,
     )
     output = pathlib.Path(_OUTPUT.value).expanduser()
     summary = write_report(votes, dataset.task, output, config.seed)

@@ -4,7 +4,7 @@ r"""Votes to the score file that training reads.
       --votes=votes.jsonl.gz --scores=scores.parquet
 
 The votes are what `labeling.main` keeps, or JSON lines, of which
-`ppl_jax.data.votes.read_votes` says more. With gold at hand, it also says how
+`ppl_jax.data.votes.add_votes` says more. With gold at hand, it also says how
 good the scores are. `--aggregation` weighs the votes:
 dawid_skene by how annotators agree, gold by how they agree with the gold of a
 few dialogues, `--gold_dialogues=100` of them or those of `--gold_ids=FILE`.
@@ -83,6 +83,7 @@ def make_scores(
     dataset.classes,
     config.votes.none_label,
     config.votes.counts_as,
+    dataset.task,
   )
   if gold_ids:
     gold_D = aggregate.read_gold_ids(votes, gold_ids)

@@ -1,8 +1,10 @@
 """The vote store: every question, every call, every answer, in SQLite.
 
 `questions`: what a request asks, of which dialogue, and which samples of its
-answers are that dialogue's; dialogues of equal text share a request. `calls`:
-one row a call over the network, with the money that was reserved for it before
+answers are that dialogue's; dialogues of equal text share a request. `prompts`:
+the classes that each prompt lists, since an answer among fewer of them is
+another answer; files of before lack it, and asking again adds it. `calls`: one
+row a call over the network, with the money that was reserved for it before
 it went out and what it cost in the end; while that is unknown, because it is in
 flight, was lost or was killed, the reservation counts as spent. `answers`: one
 row a sampled answer, valid or not, with its raw text and its votes. `batches`:
@@ -36,6 +38,9 @@ CREATE TABLE IF NOT EXISTS questions (
   prompt_sha256 TEXT NOT NULL, class TEXT NOT NULL, first INTEGER NOT NULL,
   last INTEGER NOT NULL, sampling TEXT NOT NULL, samples TEXT NOT NULL,
   PRIMARY KEY (request, dialogue_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS prompts (
+  prompt_sha256 TEXT PRIMARY KEY, classes TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS calls (
   call INTEGER PRIMARY KEY, request TEXT NOT NULL, samples TEXT NOT NULL,
@@ -244,19 +249,31 @@ class Store:
   def ask(self, request: Request, endpoint: str) -> None:
     """Keeps what a request asks, of which dialogue, and its samples of it."""
     question, body = request.question, request.body
+    prompt = request.prompt_sha256
+    listed = self._db.execute(
+      "SELECT 1 FROM prompts WHERE prompt_sha256 = ?", (prompt,)
+    ).fetchone()
+    if not listed:
+      self._db.execute(
+        "INSERT INTO prompts VALUES (?, ?)",
+        (prompt, json.dumps(request.classes, ensure_ascii=False)),
+      )
     known = self._db.execute(
-      "SELECT samples FROM questions WHERE request = ? AND dialogue_id = ?",
+      "SELECT samples, prompt_sha256 FROM questions WHERE request = ? AND"
+      " dialogue_id = ?",
       (request.key, question.dialogue_id),
     ).fetchone()
     samples = set(request.samples)
     if known:
       earlier = set(json.loads(known[0]))
-      if not samples <= earlier:
+      # A prompt that lists no classes makes one request whichever there are.
+      if not samples <= earlier or prompt != known[1]:
         self._db.execute(
-          "UPDATE questions SET samples = ? WHERE request = ? AND"
-          " dialogue_id = ?",
+          "UPDATE questions SET samples = ?, prompt_sha256 = ? WHERE"
+          " request = ? AND dialogue_id = ?",
           (
             json.dumps(sorted(samples | earlier)),
+            prompt,
             request.key,
             question.dialogue_id,
           ),
@@ -272,7 +289,7 @@ class Store:
         endpoint,
         body["model"],
         question.prompt_id,
-        request.prompt_sha256,
+        prompt,
         question.class_name,
         question.asked[0],
         question.asked[-1],

@@ -16,6 +16,7 @@ import commands
 import corpus
 
 from configs import quickstart
+from labeling import votes as voted
 from ppl_jax import inputs
 from ppl_jax.data import dialogues, scores, votes
 from ppl_jax.models import bert, pretrained
@@ -79,13 +80,13 @@ class InputsTest(parameterized.TestCase):
     with mock.patch.object(inputs, "_DIALOGUES_AT_ONCE", 7):
       prepared = self.prepare()
     dataset = dialogues.load_config(config.dataset)
-    counted = votes.votes_to_scores(
-      self.workdir / "votes.jsonl",
+    read, _ = voted.read(
+      [self.workdir / "votes.jsonl"],
       dataset.splits["train"],
       dataset.classes,
       config.votes.none_label,
-      dataset="support",
     )
+    counted = votes.to_scores(read, dataset="support", split="train")
     file = scores.ScoreFile(self.workdir / "scores.parquet")
     self.assertEqual(file.metadata, counted.metadata)
     self.assertEqual([name for name, _ in file.rows()], list(counted.rows))

@@ -140,6 +140,8 @@ def load(
   """
   reader = _reader(name)
   options = dict(options or {})
+  if isinstance(classes, str):  # else each letter is one
+    classes = (classes,)
   classes = _classes(reader, name, tuple(classes), options)
   _check_task(reader, name, task)
   if not str(data_dir):  # else the folder one happens to be in
@@ -228,6 +230,14 @@ def _classes(
       raise ValueError(
         f"dataset {name!r} takes its classes from the config, got none: set"
         " config.dataset.classes"
+      )
+    if len(asked) == 1 and "," in asked[0]:
+      names = asked[0].strip("()[]").split(",")
+      names = tuple(n.strip(" '\"") for n in names)
+      raise ValueError(
+        "a class alone must have no comma in its name, got the one class"
+        f" {asked[0]!r}: for several give"
+        f' --config.dataset.classes="{names}"'
       )
     own = asked
   elif asked and asked != tuple(own):

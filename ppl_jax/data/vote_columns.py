@@ -8,7 +8,7 @@ import array
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -190,6 +190,17 @@ class Builder:
       }.items()
     }
 
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The C classes, in order."""
+    return self._classes
+
+  def count_as(self, labels: Iterable[str]) -> set[str]:
+    """Returns what labels count as, the answer none left out."""
+    return {self._counts_as.get(label, label) for label in labels} - {
+      self._none_label
+    }
+
   def source(
     self, path: str | os.PathLike[str], sha256: str = "", unit: str = "line"
   ) -> None:
@@ -200,6 +211,11 @@ class Builder:
     """Gives the present source the SHA-256 of what was read of it."""
     path, _, unit = self._sources[-1]
     self._sources[-1] = (path, sha256, unit)
+
+  def place(self, number: int) -> str:
+    """Returns where in the present source a vote stands, for messages."""
+    path, _, unit = self._sources[-1]
+    return f"{path}, {unit} {number}"
 
   def add(
     self,
@@ -227,11 +243,11 @@ class Builder:
     Raises:
       ValueError: there is no such utterance or class; names file and place.
     """
-    path, _, unit = self._sources[-1]
+    unit = self._sources[-1][2]
     place = self._place.get(dialogue_id)
     if place is None:
       raise ValueError(
-        f"{path}, {unit} {number}: dialogue_id must be one of the split's"
+        f"{self.place(number)}: dialogue_id must be one of the split's"
         f" {len(self._place)} dialogues, got {dialogue_id!r}: check"
         " config.votes.split, the dataset, and that config.dataset.drop_leaks"
         " did not take it out"
@@ -239,24 +255,24 @@ class Builder:
     _, first, length = place
     if not 0 <= utterance < length:
       raise ValueError(
-        f"{path}, {unit} {number}: utterance counts from 0 to {length - 1} in"
+        f"{self.place(number)}: utterance counts from 0 to {length - 1} in"
         f" dialogue {dialogue_id!r}, got {utterance}: correct the {unit}"
       )
     if only and only not in self._column:
       raise ValueError(
-        f"{path}, {unit} {number}: a vote that could name one class only must"
+        f"{self.place(number)}: a vote that could name one class only must"
         f" name it from {list(self._classes)}, got {only!r}: correct the"
         f" {unit} or config.dataset.classes"
       )
     allowed = (only,) if only else self._classes
-    if labels and self._counts_as:
+    if labels and (self._counts_as or self._none_label in labels):
       names = [self._counts_as.get(label, label) for label in labels]
       labels = [n for n in names if not n or n != self._none_label]
     for label in labels or ():
       if label not in allowed:
         none = (self._none_label,) if self._none_label else ()
         raise ValueError(
-          f"{path}, {unit} {number}: a label must be one of"
+          f"{self.place(number)}: a label must be one of"
           f" {[*allowed, *none]} or null, got {label!r}: correct the {unit},"
           " config.dataset.classes or config.votes.none_label"
         )

@@ -3,7 +3,7 @@
 import collections
 import gzip
 import hashlib
-import os
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -12,10 +12,10 @@ import numpy as np
 import pydantic
 import tqdm
 
-from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.data import vote_columns
 
+_LOG = logging.getLogger(__name__)
 _UNIFORM = {
   "method": "uniform",
   "score": "share of the valid votes, each of weight 1",
@@ -29,69 +29,7 @@ class _Vote(pydantic.BaseModel):
   utterance: Annotated[int, pydantic.Field(ge=0)]
   annotator: str
   sample: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
-  label: str | None
-
-
-def votes_to_scores(
-  votes_path: str | os.PathLike[str],
-  dialogues: Sequence[dialogues_lib.Dialogue],
-  classes: Sequence[str],
-  none_label: str,
-  *,
-  dataset: str = "",
-  split: str = "train",
-) -> scores_lib.Scores:
-  """Counts votes that were made elsewhere; every one weighs the same.
-
-  Args:
-    votes_path: JSON lines, as of `read_votes`.
-    dialogues: the split that was voted on.
-    classes: the C classes, in order.
-    none_label: the answer that means none of the classes; empty if there is
-      no such answer.
-    dataset: its name, for the metadata.
-    split: its name, for the metadata.
-
-  Returns:
-    Scores, as of `to_scores`.
-
-  Raises:
-    ValueError: as of `read_votes`.
-  """
-  votes = read_votes([votes_path], dialogues, classes, none_label)
-  return to_scores(votes, dataset=dataset, split=split)
-
-
-def read_votes(
-  paths: Sequence[str | os.PathLike[str]],
-  dialogues: Sequence[dialogues_lib.Dialogue],
-  classes: Sequence[str],
-  none_label: str,
-) -> vote_columns.Votes:
-  """Reads votes that were made elsewhere.
-
-  A line: {"dialogue_id", "utterance" (from 0), "annotator", "sample" (0 if
-  left out), "label"}. A label is a class, `none_label` (a valid vote for no
-  class) or null (no vote).
-
-  Args:
-    paths: JSON lines, gzipped where the name ends in .gz.
-    dialogues: the split that was voted on.
-    classes: the C classes, in order.
-    none_label: the answer that means none of the classes; empty if there is
-      no such answer.
-
-  Returns:
-    The votes of all files.
-
-  Raises:
-    ValueError: `none_label` is a class, or a line is not usable; names the file
-      and the line (from 1).
-  """
-  builder = vote_columns.Builder(dialogues, classes, none_label)
-  for path in map(pathlib.Path, paths):
-    add_votes(path, builder, none_label)
-  return builder.build()
+  label: str | list[str] | None
 
 
 def to_scores(
@@ -161,16 +99,35 @@ def to_scores(
 
 
 def add_votes(
-  path: pathlib.Path, builder: vote_columns.Builder, none_label: str
+  path: pathlib.Path,
+  builder: vote_columns.Builder,
+  none_label: str,
+  task: str,
 ) -> None:
-  """Adds the votes of one file; see `read_votes`."""
+  """Adds the votes of one file that were made elsewhere.
+
+  A line: {"dialogue_id", "utterance" (from 0), "annotator", "sample" (0 if
+  left out), "label"}. A label is a class, `none_label` (a valid vote for no
+  class) or null (no vote); in a multi-label task also a list of classes, [] for
+  none of them. A list is one vote, valid for each class.
+
+  Args:
+    path: JSON lines, gzipped where the name ends in .gz.
+    builder: takes the votes.
+    none_label: the answer that means none of the classes; empty if there is
+      no such answer.
+    task: "single_label" or "multi_label".
+
+  Raises:
+    ValueError: a line is not usable; names the file and the line (from 1).
+  """
   if not path.is_file():
     raise ValueError(
       f"--votes must name a file, got {str(path)!r}: correct the path"
     )
   with path.open("rb") as f:
     builder.source(path, hashlib.file_digest(f, "sha256").hexdigest())
-  number_of_votes = 0
+  number_of_votes, named = 0, set()
   with _open(path) as lines:
     bar = tqdm.tqdm(
       lines, desc=path.name, unit=" lines", delay=3, disable=None, leave=False
@@ -179,10 +136,19 @@ def add_votes(
       if not line.strip():
         continue
       vote = _parse(path, number, line)
-      add_vote(builder, number, vars(vote), none_label)
+      labels = add_vote(builder, number, vars(vote), none_label, task)
+      named.update(labels or ())
       number_of_votes += 1
   if not number_of_votes:
     raise ValueError(f"{path}: a votes file must hold votes, got none: fill it")
+  never = sorted(set(builder.classes) - builder.count_as(named))
+  if named and never:
+    _LOG.warning(
+      "%s: no vote names %s, so all count against them. Where the annotators"
+      " were not offered them, take them out of config.dataset.classes.",
+      path,
+      never,
+    )
 
 
 def add_vote(
@@ -190,12 +156,26 @@ def add_vote(
   number: int,
   vote: Mapping[str, Any],
   none_label: str,
-) -> None:
-  """Adds one vote, the object of a line of `read_votes`."""
+  task: str = "single_label",
+) -> Sequence[str] | None:
+  """Adds one vote, the object of a line of `add_votes`; returns its labels."""
   label = vote["label"]
-  labels = None if label is None else (label,)
-  if none_label and label == none_label:
-    labels = ()
+  labels = label
+  if isinstance(label, str):
+    labels = [label]
+  elif label is not None and task != "multi_label":
+    raise ValueError(
+      f"{builder.place(number)}: a label must be one class or null in a"
+      f" {task} task, got the list {label}: correct it, or set"
+      " config.dataset.task to 'multi_label'"
+    )
+  if none_label and labels and none_label in labels:
+    if set(labels) != {none_label}:
+      raise ValueError(
+        f"{builder.place(number)}: the answer {none_label!r} must stand alone,"
+        f" got {label}: leave it out, or the classes"
+      )
+    labels = []
   builder.add(
     number,
     dialogue_id=vote["dialogue_id"],
@@ -204,6 +184,7 @@ def add_vote(
     sample=vote["sample"],
     labels=labels,
   )
+  return labels
 
 
 def add_up(

@@ -229,6 +229,8 @@ class DialoguesTest(parameterized.TestCase):
     ({"classes": ()}, "config.dataset.classes"),
     ({"classes": ("ask", "ask")}, "config.dataset.classes"),
     ({"classes": ("ask", "")}, "config.dataset.classes"),
+    ({"classes": ("ask,tell",)}, r"""classes="\('ask', 'tell'\)\""""),
+    ({"classes": "(ask, tell)"}, r"""classes="\('ask', 'tell'\)\""""),
     ({"source": ""}, "config.dataset.source"),
     ({"data_dir": ""}, "config.dataset.data_dir"),
     ({"source": "/no/such/folder"}, "/no/such/folder.*no train.jsonl"),

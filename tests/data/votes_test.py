@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ppl_jax.data import dialogues, scores, votes
+from ppl_jax.data import dialogues, scores, vote_columns, votes
 
 CLASSES = ("ask", "tell")
 
@@ -36,6 +36,18 @@ def _vote(dialogue_id="d0", utterance=0, annotator="p1", label="ask", **more):
   }
 
 
+def _read(*paths, none_label="none", task="single_label"):
+  builder = vote_columns.Builder(SPLIT, CLASSES, none_label)
+  for path in paths:
+    votes.add_votes(path, builder, none_label, task)
+  return builder.build()
+
+
+def _scores(path, none_label="none"):
+  read = _read(path, none_label=none_label)
+  return votes.to_scores(read, dataset="", split="train")
+
+
 class VotesTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
@@ -44,7 +56,7 @@ class VotesTest(parameterized.TestCase):
 
   def _count(self, *lines, none_label="none"):
     self.path.write_text("\n".join(map(json.dumps, lines)))
-    return votes.votes_to_scores(self.path, SPLIT, CLASSES, none_label)
+    return _scores(self.path, none_label)
 
   def test_counts(self):
     counted = self._count(
@@ -74,11 +86,51 @@ class VotesTest(parameterized.TestCase):
     counted = self._count(_vote(label="none"))
     np.testing.assert_array_equal(counted.rows["d0"].score[0], [0, 0])
 
+  def _multi_label(self, *lines):
+    self.path.write_text("\n".join(map(json.dumps, lines)))
+    return _read(self.path, task="multi_label")
+
+  def test_a_list_is_one_vote_for_each_class(self):
+    read = self._multi_label(
+      _vote(annotator="p1", label=["tell", "ask"]),
+      _vote(annotator="p2", label=["ask"]),
+      _vote(annotator="p3", label=[]),
+      _vote(annotator="p4", label="ask"),
+      _vote(annotator="p5", label=["none"]),
+      _vote(annotator="p6", label=None),
+    )
+    votes_UxC, valid_UxC = read.counts()
+    np.testing.assert_array_equal(votes_UxC[0], [3, 1])
+    np.testing.assert_array_equal(valid_UxC[0], [5, 5])
+    told = votes.to_scores(read, dataset="d", split="train").metadata["votes"]
+    self.assertEqual((told["all"], told["unusable"], told["none"]), (6, 1, 2))
+
+  def test_refuses_lists(self):
+    with self.assertRaisesRegex(
+      ValueError, r"line 1: .*one class or null in a single_label task, got the"
+    ):
+      self._count(_vote(label=["ask"]))
+    with self.assertRaisesRegex(
+      ValueError, "line 1: .*'none' must stand alone"
+    ):
+      self._multi_label(_vote(label=["none", "ask"]))
+    with self.assertRaisesRegex(ValueError, r"line 1: .*, got 'shout'"):
+      self._multi_label(_vote(label=["ask", "shout"]))
+    with self.assertRaisesRegex(ValueError, "line 1: .*valid string"):
+      self._multi_label(_vote(label=["ask", 3]))
+
+  def test_says_which_class_no_vote_names(self):
+    with self.assertLogs(level="WARNING") as logs:
+      self._count(_vote(label="ask"), _vote(annotator="p2", label="none"))
+    self.assertIn("no vote names ['tell']", logs.output[0])
+    with self.assertNoLogs(level="WARNING"):
+      self._count(_vote(label="ask"), _vote(annotator="p2", label="tell"))
+
   def test_several_files(self):
     other = self.path.with_name("more.jsonl.gz")
     other.write_bytes(gzip.compress(json.dumps(_vote(annotator="p2")).encode()))
     self.path.write_text(json.dumps(_vote()))
-    read = votes.read_votes([self.path, other], SPLIT, CLASSES, "none")
+    read = _read(self.path, other)
     counted = votes.to_scores(read, dataset="d", split="train")
     self.assertEqual(counted.rows["d0"].votes[0, 0], 2)
     self.assertEqual(
@@ -93,7 +145,7 @@ class VotesTest(parameterized.TestCase):
     )
     other.write_bytes(gzip.compress(b""))
     with self.assertRaisesRegex(ValueError, f"^{other}: .*got none"):
-      votes.read_votes([self.path, other], SPLIT, CLASSES, "none")
+      _read(self.path, other)
 
   def test_order_of_lines_does_not_matter(self):
     shuffled = random.Random(0)
@@ -118,7 +170,7 @@ class VotesTest(parameterized.TestCase):
     packed.write_bytes(
       gzip.compress(b"\n" + json.dumps(_vote()).encode() + b"\n\n")
     )
-    counted = votes.votes_to_scores(packed, SPLIT, CLASSES, "")
+    counted = _scores(packed, "")
     self.assertEqual(counted.rows["d0"].votes[0, 0], 1)
 
   def test_can_be_written(self):
@@ -155,7 +207,7 @@ class VotesTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, f"^{self.path}, line 2: .*{message}"
     ):
-      votes.votes_to_scores(self.path, SPLIT, CLASSES, "none")
+      _scores(self.path)
 
   def test_the_answer_none_is_not_a_class(self):
     with self.assertRaisesRegex(ValueError, "config.votes.none_label"):
@@ -167,7 +219,7 @@ class VotesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "must hold votes"):
       self._count()
     with self.assertRaisesRegex(ValueError, "--votes must name a file"):
-      votes.votes_to_scores(self.path.parent, SPLIT, CLASSES, "none")
+      _scores(self.path.parent)
 
 
 if __name__ == "__main__":

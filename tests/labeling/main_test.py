@@ -139,6 +139,24 @@ class MainTest(absltest.TestCase):
       answered = sum(len(record["choices"] or ()) for record in server.log)
       self.assertLen(asking.stored(self.votes), answered)
 
+  def test_says_why_requests_were_rejected(self):
+    # The server knows a dialogue less, and takes no requests about it.
+    with asking.server(DIALOGUES - 1) as server:
+      for flags in ((), ("--batch", "--config.labeling.batch_poll=0.05")):
+        self.votes = self.folder / f"{len(flags)}.sqlite"
+        status, output = self.run_command(server.url, *flags)
+        self.assertEqual(status, 1)
+        (missing,) = re.findall(
+          r"missing because the server rejects the request: (\d+)\.", output
+        )
+        self.assertGreater(int(missing), 0)
+        said = re.findall(r"^  (\d+) rejected: (.+)$", output, re.MULTILINE)
+        self.assertGreaterEqual(sum(int(count) for count, _ in said), 1)
+        for _, line in said:
+          self.assertRegex(line, "dialogue")
+          self.assertLess(len(line), 200)
+        self.assertNotIn("same command", output)
+
   def test_two_shards_make_one_score_file(self):
     scores = self.folder / "scores.parquet"
     stores = []

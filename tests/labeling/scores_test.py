@@ -171,6 +171,20 @@ class ScoresCommandTest(absltest.TestCase):
     self.assertEqual(run.returncode, 0, run.stderr)
     self.assertIn("votes: 6, of which 2 unusable", run.stdout)
 
+  def test_several_labels(self):
+    self._write_train([["ask", "tell"], [], None], [["tell"]])
+    self._write_votes(
+      ("d0", 0, "p1", ["ask", "tell"]),
+      ("d0", 0, "p2", ["tell"]),
+      ("d0", 1, "p1", []),
+    )
+    run = self._run("--config.dataset.task=multi_label")
+    self.assertEqual(run.returncode, 0, run.stderr)
+    read = scores.read_scores(self.folder / "scores.parquet")
+    np.testing.assert_array_equal(
+      read.rows["d0"].score, [[0.5, 1], [0, 0], [np.nan, np.nan]]
+    )
+
   def test_refuses_gold(self):
     for flags, message in (
       (["--aggregation=gold"], "needs gold, got neither"),

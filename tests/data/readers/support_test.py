@@ -1,14 +1,13 @@
 import collections
 import functools
 import itertools
-import json
 import pathlib
 import tempfile
 
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ppl_jax.data import dialogues
+from ppl_jax.data import dialogues, vote_columns
 from ppl_jax.data import support_templates as words
 from ppl_jax.data import votes as votes_lib
 from ppl_jax.data.readers import support
@@ -183,13 +182,12 @@ class VotesTest(absltest.TestCase):
     self.assertNotEqual(_votes(count=9, seed=1), _votes(count=9))
 
   def test_the_teacher_is_70_to_85_percent_right(self):
-    with tempfile.TemporaryDirectory() as folder:
-      path = pathlib.Path(folder, "votes.jsonl")
-      lines = _votes()
-      path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-      scores = votes_lib.votes_to_scores(
-        path, _split("train"), support.CLASSES, "none"
-      )
+    builder = vote_columns.Builder(_split("train"), support.CLASSES, "none")
+    builder.source("votes")
+    lines = _votes()
+    for number, vote in enumerate(lines, start=1):
+      votes_lib.add_vote(builder, number, vote, "none")
+    scores = votes_lib.to_scores(builder.build(), dataset="", split="train")
     right = total = 0
     for dialogue in _split("train"):
       score_LxC = scores.rows[dialogue.dialogue_id].score
