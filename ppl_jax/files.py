@@ -31,6 +31,10 @@ from ppl_jax import predictor as predictor_lib
 from ppl_jax.data import atomic, lines
 
 _COLUMNS = ("dialogue_id", "speaker", "text")
+_QUOTING = (
+  "Correct the row: a text with commas, double quotes or line breaks must be in"
+  " double quotes, with each one in it doubled."
+)
 
 
 class Transcript(NamedTuple):
@@ -266,31 +270,44 @@ def _read_json_lines(
 
 def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Transcript]]:
   with file.open(encoding="utf-8-sig", newline="") as lines:
-    reader = csv.DictReader(lines, restval="")
-    try:
-      missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
-      if missing:
-        raise ValueError(
-          f"the header must have {', '.join(_COLUMNS)}, got none for"
-          f" {', '.join(missing)}. Add what is missing."
-        )
-      rows = ((reader.line_num, row) for row in reader)
-      for dialogue_id, group in itertools.groupby(
-        rows, key=lambda row: row[1]["dialogue_id"]
-      ):
-        numbers, rows_L = zip(*group, strict=True)
-        yield (
-          numbers[0],
-          Transcript(
-            dialogue_id,
-            tuple(row["speaker"] for row in rows_L),
-            tuple(row["text"] for row in rows_L),
-          ),
-        )
-    except (csv.Error, ValueError) as error:
+    for dialogue_id, group in itertools.groupby(
+      _csv_rows(file, lines), key=lambda row: row[1][0]
+    ):
+      numbers, rows_L = zip(*group, strict=True)
+      _, speakers, texts = zip(*rows_L, strict=True)
+      yield numbers[0], Transcript(dialogue_id, speakers, texts)
+
+
+def _csv_rows(
+  file: pathlib.Path, lines: Iterable[str]
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields the `_COLUMNS` of the rows, with the lines where they begin."""
+  reader = csv.reader(lines, strict=True)
+  number = 1
+  try:
+    header = next(reader, [])
+    missing = [c for c in _COLUMNS if c not in header]
+    if missing:
       raise ValueError(
-        f"{file}, at or after line {reader.line_num}: {error}"
-      ) from error
+        f"{file}: the header must have {', '.join(_COLUMNS)}, got none for"
+        f" {', '.join(missing)}. Add what is missing."
+      )
+    places = [header.index(c) for c in _COLUMNS]
+    number = reader.line_num + 1
+    for row in reader:
+      if row and len(row) != len(header):
+        raise ValueError(
+          f"{file}, line {number}: a row must have the {len(header)} fields of"
+          f" the header, got {len(row)}. {_QUOTING}"
+        )
+      if row:
+        yield number, [row[i] for i in places]
+      number = reader.line_num + 1
+  except csv.Error as error:
+    raise ValueError(
+      f"{file}: the row that begins on line {number} must be CSV, got:"
+      f" {error}. {_QUOTING}"
+    ) from error
 
 
 def _csv_header(classes: Sequence[str]) -> list[str]:

@@ -643,7 +643,23 @@ class PredictTest(parameterized.TestCase):
     ),
     ("x.jsonl", "", "at least one dialogue"),
     ("x.csv", "dialogue_id,text\na,b\n", "none for speaker"),
-    ("x.csv", "dialogue_id,speaker,text\na,A\n", "line 2: .*text must be"),
+    ("x.csv", "dialogue_id,speaker,text\na,A,\n", "line 2: .*text must be"),
+    ("x.csv", "dialogue_id,speaker,text\na,A\n", "line 2: .*fields.*got 2"),
+    (
+      "x.csv",
+      'dialogue_id,speaker,text\na,A,"x\ny"\n\na,B,Well, yes.\n',
+      "line 5: a row must have the 3 fields.*got 4.*in double quotes",
+    ),
+    (
+      "x.csv",
+      'dialogue_id,speaker,text\na,A,x\na,B,"Well\na,A,"Hm"\na,B,x\n',
+      "row that begins on line 3 must be CSV.*in double quotes",
+    ),
+    (
+      "x.csv",
+      'dialogue_id,speaker,text\na,A,x\na,B,"Well\na,A,Hm\n',
+      "row that begins on line 3 must be CSV.*in double quotes",
+    ),
     (
       "x.csv",
       "dialogue_id,speaker,text\na,A,x\nb,A,x\na,B,x\n",
