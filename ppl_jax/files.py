@@ -109,6 +109,29 @@ def check(file: pathlib.Path) -> Summary:
   return Summary(dialogues, utterances, sha256)
 
 
+def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
+  """Looks whether predictions can be written, before there are any.
+
+  Args:
+    output: the file to be.
+    file: what is predicted, which must not be written over.
+
+  Raises:
+    ValueError: it is there, or cannot be.
+  """
+  for written in (output, *_partial_paths(output)):
+    if written.exists() and file.exists() and written.samefile(file):
+      raise ValueError(
+        f"--output must leave --input as it is, got {output}, which would"
+        f" replace {file}. Name another."
+      )
+  if output.exists():
+    raise ValueError(
+      f"--output must be a new file, got {output}, which exists. Delete it, or"
+      " name another."
+    )
+
+
 class Partial:
   """Predictions being written, which a later process can go on with.
 
@@ -126,8 +149,7 @@ class Partial:
 
   def __init__(self, output: pathlib.Path, about: dict):
     self._output, self._about = output, about
-    self._file = output.with_name(f"{output.name}.partial")
-    self._state = output.with_name(f"{output.name}.partial.json")
+    self._file, self._state = _partial_paths(output)
     self.dialogues = self.utterances = self._bytes = 0
     if not (self._state.exists() and self._file.exists()):
       return
@@ -235,6 +257,12 @@ def sha256_of_student(workdir: pathlib.Path) -> str:
         part = hashlib.file_digest(f, "sha256").hexdigest()
       digest.update(f"{file.relative_to(workdir)} {part}\n".encode())
   return digest.hexdigest()
+
+
+def _partial_paths(output: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Returns the files of unfinished predictions, and of how far they are."""
+  name = f"{output.name}.partial"
+  return output.with_name(name), output.with_name(f"{name}.json")
 
 
 def _is_csv(file: pathlib.Path) -> bool:

@@ -632,6 +632,30 @@ class PredictTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "Delete both"):
       files.Partial(output, about)
 
+  def test_no_file_is_written_over(self):
+    source = _write_jsonl(self.folder / "in.jsonl", _transcripts(1))
+    link = self.folder / "link.jsonl"
+    link.symlink_to(source)
+    (self.folder / "hard.jsonl").hardlink_to(source)
+    (self.folder / "mine.txt").write_text("x")
+    (self.folder / "more").mkdir()
+    keep = "must leave --input as it is"
+    for output, file, pattern in (
+      (source, source, keep),
+      (link, source, keep),
+      (source, link, keep),
+      (self.folder / "hard.jsonl", source, keep),
+      (self.folder / "more" / ".." / "in.jsonl", source, keep),
+      (self.folder / "mine.txt", source, "be a new file, got .*mine.txt"),
+    ):
+      with self.assertRaisesRegex(ValueError, pattern):
+        files.check_output(output, file)
+    output = self.folder / "out.jsonl"
+    files.check_output(output, source)
+    source = source.rename(self.folder / "out.jsonl.partial")
+    with self.assertRaisesRegex(ValueError, keep):
+      files.check_output(output, source)
+
   @parameterized.parameters(
     ("x.jsonl", '{"dialogue_id": "a"}', "line 1: .*no 'utterances'"),
     ("x.jsonl", "\n[]", "line 2: a line must be one JSON dialogue"),
@@ -680,6 +704,7 @@ class PredictTest(parameterized.TestCase):
     for flags, workdir, pattern in (
       ([f"--input={path}"], None, "--output must be given"),
       (["--input=-", out], None, "--output must be given with a file and not"),
+      ([f"--input={path}", f"--output={path}"], None, "must leave --input"),
       ([f"--input={self.folder}/no.jsonl", out], None, "no.jsonl"),
       ([f"--input={path}", out], self.folder, "must hold student.json"),
     ):
