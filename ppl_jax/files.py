@@ -119,6 +119,10 @@ def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
   Raises:
     ValueError: it is there, or cannot be.
   """
+  if output.is_dir():
+    raise ValueError(
+      f"--output must be a file, got the folder {output}. Name a file in it."
+    )
   for written in (output, *_partial_paths(output)):
     if written.exists() and file.exists() and written.samefile(file):
       raise ValueError(
@@ -129,6 +133,12 @@ def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
     raise ValueError(
       f"--output must be a new file, got {output}, which exists. Delete it, or"
       " name another."
+    )
+  home = next(p for p in output.absolute().parents if p.exists())
+  if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+    raise ValueError(
+      f"--output must lie where files can be made, got {output}, where {home}"
+      " is not a folder that can be written to. Name another."
     )
 
 
@@ -183,6 +193,7 @@ class Partial:
       chunks: dialogues and predictions of each; a chunk is safe as a whole.
       classes: of the student.
     """
+    self._file.parent.mkdir(parents=True, exist_ok=True)
     with self._file.open("r+b" if self._bytes else "wb") as f:
       f.truncate(self._bytes)  # a chunk that was cut off
       f.seek(self._bytes)

@@ -563,11 +563,10 @@ class PredictTest(parameterized.TestCase):
         (values["dialogue_id"], values["utterance"], values["label"]), p[:3]
       )
       self.assertAlmostEqual(sum(values["probabilities"].values()), 1, places=4)
-    status, output = self.run_command(
-      f"--input={jsonl}", f"--output={self.folder / 'out.csv'}"
-    )
+    out = self.folder / "new" / "deep" / "out.csv"
+    status, output = self.run_command(f"--input={jsonl}", f"--output={out}")
     self.assertEqual(status, 0, output)
-    with (self.folder / "out.csv").open(newline="") as f:
+    with out.open(newline="") as f:
       rows = list(csv.DictReader(f))
     for row, line in zip(rows, lines, strict=True):
       values = json.loads(line)
@@ -582,8 +581,9 @@ class PredictTest(parameterized.TestCase):
         )
     self.assertCountEqual(
       [p.name for p in self.folder.iterdir()],
-      ["in.jsonl", "in.csv", "out.jsonl", "out.csv"],
+      ["in.jsonl", "in.csv", "out.jsonl", "new"],
     )
+    self.assertEqual([p.name for p in out.parent.iterdir()], ["out.csv"])
 
   def test_killed_and_given_again(self):
     dialogues = [
@@ -647,6 +647,8 @@ class PredictTest(parameterized.TestCase):
       (self.folder / "hard.jsonl", source, keep),
       (self.folder / "more" / ".." / "in.jsonl", source, keep),
       (self.folder / "mine.txt", source, "be a new file, got .*mine.txt"),
+      (self.folder / "more", source, "must be a file, got the folder"),
+      (source / "new" / "out.csv", source, "in.jsonl is not a folder that"),
     ):
       with self.assertRaisesRegex(ValueError, pattern):
         files.check_output(output, file)
