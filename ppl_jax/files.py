@@ -6,7 +6,8 @@ fields are ignored:
     {"dialogue_id": "a1", "utterances": [{"speaker": "agent", "text": "Hello"}]}
 
 CSV has a header with dialogue_id, speaker and text, and one utterance a row;
-the rows of a dialogue follow one another, in the order of its utterances.
+the rows of a dialogue follow one another, in the order of its utterances. Both
+are UTF-8, and gzipped where the name ends in .gz.
 
 Predictions are written chunk by chunk to `<output>.partial`, and how far that
 got to `<output>.partial.json`. A command that was killed goes on from there.
@@ -15,6 +16,7 @@ got to `<output>.partial.json`. A command that was killed goes on from there.
 import contextlib
 import csv
 import dataclasses
+import gzip
 import hashlib
 import io
 import itertools
@@ -22,8 +24,9 @@ import json
 import os
 import pathlib
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import tqdm
 
@@ -31,6 +34,7 @@ from ppl_jax import predictor as predictor_lib
 from ppl_jax.data import atomic, lines
 
 _COLUMNS = ("dialogue_id", "speaker", "text")
+_LONGEST_FIELD = 2**24  # characters; a quote left open must not fill memory
 _QUOTING = (
   "Correct the row: a text with commas, double quotes or line breaks must be in"
   " double quotes, with each one in it doubled."
@@ -61,7 +65,9 @@ class Summary:
 
 
 def read(file: pathlib.Path) -> Iterator[Transcript]:
-  """Yields the dialogues of a file in order: CSV by its suffix, or JSON lines.
+  """Yields the dialogues of a file in order.
+
+  CSV where the name ends in .csv or .csv.gz, else JSON lines.
 
   Raises:
     ValueError: a line that is not usable; names the file and the line.
@@ -119,6 +125,10 @@ def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
   Raises:
     ValueError: it is there, or cannot be.
   """
+  if _is_gzip(output):
+    raise ValueError(
+      f"--output must not be gzip, got {output}. Take .gz off the name."
+    )
   if output.is_dir():
     raise ValueError(
       f"--output must be a file, got the folder {output}. Name a file in it."
@@ -277,16 +287,44 @@ def _partial_paths(output: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 def _is_csv(file: pathlib.Path) -> bool:
-  return file.suffix.lower() == ".csv"
+  return file.name.lower().endswith((".csv", ".csv.gz"))
+
+
+def _is_gzip(file: pathlib.Path) -> bool:
+  return file.suffix.lower() == ".gz"
+
+
+@contextlib.contextmanager
+def _opened(file: pathlib.Path) -> Iterator[BinaryIO]:
+  with (gzip.open if _is_gzip(file) else open)(file, "rb") as f:
+    try:
+      yield f
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+      raise ValueError(
+        f"{file} must be gzip from end to end, got: {error}. Pack it again, or"
+        " take .gz off its name where it is not packed."
+      ) from error
+
+
+def _decoded(file: pathlib.Path, number: int, line: bytes) -> str:
+  try:
+    return line.decode()
+  except UnicodeDecodeError as error:
+    near = line[max(0, error.start - 20) : error.start + 20]
+    raise ValueError(
+      f"{file}, line {number}: a file must be UTF-8, got {near!r}. Save it as"
+      " UTF-8."
+    ) from error
 
 
 def _read_json_lines(
   file: pathlib.Path,
 ) -> Iterator[tuple[int, Transcript]]:
-  with file.open("rb") as f:
+  with _opened(file) as f:
     for number, line in lines.numbered(f):
+      text = _decoded(file, number, line)
       try:
-        values = json.loads(line)
+        values = json.loads(text)
         utterances = values["utterances"]
         if not utterances or not isinstance(utterances, list):
           raise TypeError("no utterances")
@@ -308,9 +346,16 @@ def _read_json_lines(
 
 
 def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Transcript]]:
-  with file.open(encoding="utf-8-sig", newline="") as lines:
+  csv.field_size_limit(_LONGEST_FIELD)
+  with _opened(file) as f:
+    # Bytes that are no UTF-8 come through, for their line to be known.
+    text = io.TextIOWrapper(f, "utf-8-sig", "surrogateescape", newline="")
+    checked = (
+      _decoded(file, number, line.encode(errors="surrogateescape"))
+      for number, line in enumerate(text, start=1)
+    )
     for dialogue_id, group in itertools.groupby(
-      _csv_rows(file, lines), key=lambda row: row[1][0]
+      _csv_rows(file, checked), key=lambda row: row[1][0]
     ):
       numbers, rows_L = zip(*group, strict=True)
       _, speakers, texts = zip(*rows_L, strict=True)
@@ -328,8 +373,10 @@ def _csv_rows(
     missing = [c for c in _COLUMNS if c not in header]
     if missing:
       raise ValueError(
-        f"{file}: the header must have {', '.join(_COLUMNS)}, got none for"
-        f" {', '.join(missing)}. Add what is missing."
+        f"{file}: the header must have {', '.join(_COLUMNS)}, with commas"
+        f" between, got none for {', '.join(missing)} in"
+        f" {','.join(header)[:200]!r}. Correct it, or save the file as CSV with"
+        " commas."
       )
     places = [header.index(c) for c in _COLUMNS]
     number = reader.line_num + 1

@@ -6,10 +6,10 @@ python -m ppl_jax.predict --workdir=DIR --input=-
 
 DIR is a run of ppl_jax.main, or an export with model.onnx, which onnxruntime
 runs. A file is JSON lines, a dialogue each, as for training; or CSV with the
-columns dialogue_id, speaker and text, by its suffix. The output has a line an
-utterance: dialogue_id, utterance, label, probabilities (calibrated). Killed and
-given again, the command goes on from OUTPUT.partial. A file that is there is
-never written over.
+columns dialogue_id, speaker and text, by its suffix. Either may be gzipped, by
+a further .gz. The output has a line an utterance: dialogue_id, utterance,
+label, probabilities (calibrated). Killed and given again, the command goes on
+from OUTPUT.partial. A file that is there is never written over.
 
 With --input=- each line of the standard input is one utterance,
 {"dialogue_id": ..., "speaker": ..., "text": ...}, of any of many dialogues,

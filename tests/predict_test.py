@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import hypothesis
 import jax
@@ -43,6 +45,7 @@ from ppl_jax.student import Student
 _MAX_LENGTH = 22
 _ROLES = {"A": "[USR]"}
 _CLASSES = corpus.CLASSES
+_LINE = '{"dialogue_id": "a", "utterances": [{"speaker": "A", "text": "Hm"}]}'
 
 
 def _transcripts(count, seed=0):
@@ -590,7 +593,9 @@ class PredictTest(parameterized.TestCase):
       d._replace(dialogue_id=f"{i}")
       for i, d in enumerate(_transcripts(200, seed=11) * 20)
     ]
-    source = _write_jsonl(self.folder / "in.jsonl", dialogues)
+    plain = _write_jsonl(self.folder / "in.jsonl", dialogues)
+    source = self.folder / "in.jsonl.gz"
+    source.write_bytes(gzip.compress(plain.read_bytes()))
     whole, broken = self.folder / "whole.jsonl", self.folder / "broken.jsonl"
     status, output = self.run_command(f"--input={source}", f"--output={whole}")
     self.assertEqual(status, 0, output)
@@ -648,6 +653,7 @@ class PredictTest(parameterized.TestCase):
       (self.folder / "more" / ".." / "in.jsonl", source, keep),
       (self.folder / "mine.txt", source, "be a new file, got .*mine.txt"),
       (self.folder / "more", source, "must be a file, got the folder"),
+      (self.folder / "out.jsonl.gz", source, "must not be gzip"),
       (source / "new" / "out.csv", source, "in.jsonl is not a folder that"),
     ):
       with self.assertRaisesRegex(ValueError, pattern):
@@ -688,6 +694,43 @@ class PredictTest(parameterized.TestCase):
     ),
     (
       "x.csv",
+      "dialogue_id;speaker;text\na;A;x\n",
+      "with commas between, got .* in 'dialogue_id;speaker;text'",
+    ),
+    (
+      "x.csv",
+      ("dialogue_id,speaker,text\n" + "a,A,x\n" * 9).encode()
+      + b"a,A,\xe9t\xe9",
+      r"line 11: a file must be UTF-8, got b'a,A,\\xe9t\\xe9'. Save it as",
+    ),
+    (
+      "x.csv",
+      "dialogue_id,speaker,text\na,A,x\n".encode("utf-16"),
+      "line 1: a file must be UTF-8, .*Save it as UTF-8",
+    ),
+    (
+      "x.jsonl",
+      _LINE.encode() + b"\n" + _LINE.replace("Hm", "\xe9").encode("latin-1"),
+      "line 2: a file must be UTF-8, .*Save it as UTF-8",
+    ),
+    (
+      "x.jsonl",
+      _LINE.encode("utf-16"),
+      "line 1: a file must be UTF-8, .*Save it as UTF-8",
+    ),
+    ("x.jsonl.gz", _LINE, "x.jsonl.gz must be gzip from end to end"),
+    (
+      "x.jsonl.gz",
+      gzip.compress(_LINE.encode())[:-9],
+      "x.jsonl.gz must be gzip from end to end",
+    ),
+    (
+      "x.jsonl",
+      _LINE.replace("Hm", "\\ud83d"),
+      r"line 1: utterance 0 of dialogue 'a': text .* UTF-8 can hold.*ud83d",
+    ),
+    (
+      "x.csv",
       "dialogue_id,speaker,text\na,A,x\nb,A,x\na,B,x\n",
       "got 'a' again after other dialogues",
     ),
@@ -696,8 +739,34 @@ class PredictTest(parameterized.TestCase):
     self, name, content, pattern
   ):
     path = self.folder / name
-    path.write_text(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     with self.assertRaisesRegex(ValueError, pattern):
+      files.check(path)
+
+  @parameterized.parameters(
+    ("x.jsonl", _write_jsonl), ("x.csv", _write_csv), ("x.CSV", _write_csv)
+  )
+  def test_what_files_may_hold(self, name, write):
+    long = files.Transcript("long", ("A",), ("lamp " * 100_000,))
+    lines = files.Transcript(
+      "\xe9", ("A", "B"), ('a "b", c\n\n', "\u2028\n\U0001f600")
+    )
+    dialogues = [*_transcripts(3), long, lines]
+    plain = write(self.folder / name, dialogues)
+    self.assertEqual(list(files.read(plain)), dialogues)
+    packed = self.folder / f"{name}.gz"
+    half = plain.stat().st_size // 2  # gzip may come in parts
+    data = b"\xef\xbb\xbf" + plain.read_bytes()
+    packed.write_bytes(gzip.compress(data[:half]) + gzip.compress(data[half:]))
+    self.assertEqual(list(files.read(packed)), dialogues)
+    self.assertEqual(files.check(packed).dialogues, 5)
+
+  def test_a_quote_left_open_does_not_fill_the_memory(self):
+    self.addCleanup(csv.field_size_limit, csv.field_size_limit())
+    self.enterContext(mock.patch.object(files, "_LONGEST_FIELD", 1000))
+    path = self.folder / "x.csv"
+    path.write_text('dialogue_id,speaker,text\na,A,"x\n' + "b,A,x\n" * 1000)
+    with self.assertRaisesRegex(ValueError, r"begins on line 2 .*\(1000\)"):
       files.check(path)
 
   def test_the_command_says_what_is_wrong_in_one_line(self):
