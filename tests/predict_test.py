@@ -618,6 +618,26 @@ class PredictTest(parameterized.TestCase):
     self.assertEqual(broken.read_bytes(), whole.read_bytes())
     self.assertFalse(state.exists())
 
+  def test_interrupted(self):
+    dialogues = [
+      d._replace(dialogue_id=f"{i}")
+      for i, d in enumerate(_transcripts(200, seed=11) * 60)
+    ]
+    source = _write_jsonl(self.folder / "in.jsonl", dialogues)
+    output = self.folder / "out.jsonl"
+    state = self.folder / "out.jsonl.partial.json"
+    command = self.command(f"--input={source}", f"--output={output}")
+    process = commands.start(command)
+    while process.poll() is None and not state.exists():
+      time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 130, told)
+    self.assertIn("Give the same command again to go on.", told)
+    self.assertNotIn("Traceback", told)
+    self.assertTrue(state.exists())
+    self.assertFalse(output.exists())
+
   def test_a_partial_file_of_other_things_is_refused(self):
     output = self.folder / "out.jsonl"
     about = {"input": "a", "student": "b"}
