@@ -500,7 +500,7 @@ class PredictTest(parameterized.TestCase):
         "must be JSON",
         "must be JSON",
         "text must be a string that is not blank",
-        "speaker must be a string that is not blank, got 3",
+        "speaker must be a string that .* UTF-8 can hold, got 3",
         "none for speaker",
         "text must be a string that .* UTF-8 can hold",
         "speaker must be a string that .* UTF-8 can hold",
