@@ -46,7 +46,7 @@ def export(
 
   Args:
     workdir: the run's folder.
-    output: the folder to be; its own folder must exist.
+    output: the folder to be; those above it are made.
     kind: 'pytorch', 'onnx' or 'stablehlo'.
     int8: quantise the weights; 'onnx' only.
     max_changed: share of labels that may change by `int8`.

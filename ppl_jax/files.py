@@ -6,7 +6,8 @@ fields are ignored:
     {"dialogue_id": "a1", "utterances": [{"speaker": "agent", "text": "Hello"}]}
 
 CSV has a header with dialogue_id, speaker and text, and one utterance a row;
-the rows of a dialogue follow one another, in the order of its utterances.
+the rows of a dialogue follow one another, in the order of its utterances. Both
+are UTF-8, and gzipped where the name ends in .gz.
 
 Predictions are written chunk by chunk to `<output>.partial`, and how far that
 got to `<output>.partial.json`. A command that was killed goes on from there.
@@ -15,6 +16,7 @@ got to `<output>.partial.json`. A command that was killed goes on from there.
 import contextlib
 import csv
 import dataclasses
+import gzip
 import hashlib
 import io
 import itertools
@@ -22,8 +24,9 @@ import json
 import os
 import pathlib
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import tqdm
 
@@ -31,6 +34,11 @@ from ppl_jax import predictor as predictor_lib
 from ppl_jax.data import atomic, lines
 
 _COLUMNS = ("dialogue_id", "speaker", "text")
+_LONGEST_FIELD = 2**24  # characters; a quote left open must not fill memory
+_QUOTING = (
+  "Correct the row: a text with commas, double quotes or line breaks must be in"
+  " double quotes, with each one in it doubled."
+)
 
 
 class Transcript(NamedTuple):
@@ -57,7 +65,9 @@ class Summary:
 
 
 def read(file: pathlib.Path) -> Iterator[Transcript]:
-  """Yields the dialogues of a file in order: CSV by its suffix, or JSON lines.
+  """Yields the dialogues of a file in order.
+
+  CSV where the name ends in .csv or .csv.gz, else JSON lines.
 
   Raises:
     ValueError: a line that is not usable; names the file and the line.
@@ -105,6 +115,43 @@ def check(file: pathlib.Path) -> Summary:
   return Summary(dialogues, utterances, sha256)
 
 
+def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
+  """Looks whether predictions can be written, before there are any.
+
+  Args:
+    output: the file to be.
+    file: what is predicted, which must not be written over.
+
+  Raises:
+    ValueError: it is there, or cannot be.
+  """
+  if _is_gzip(output):
+    raise ValueError(
+      f"--output must not be gzip, got {output}. Take .gz off the name."
+    )
+  if output.is_dir():
+    raise ValueError(
+      f"--output must be a file, got the folder {output}. Name a file in it."
+    )
+  for written in (output, *_partial_paths(output)):
+    if written.exists() and file.exists() and written.samefile(file):
+      raise ValueError(
+        f"--output must leave --input as it is, got {output}, which would"
+        f" replace {file}. Name another."
+      )
+  if output.exists():
+    raise ValueError(
+      f"--output must be a new file, got {output}, which exists. Delete it, or"
+      " name another."
+    )
+  home = next(p for p in output.absolute().parents if p.exists())
+  if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+    raise ValueError(
+      f"--output must lie where files can be made, got {output}, where {home}"
+      " is not a folder that can be written to. Name another."
+    )
+
+
 class Partial:
   """Predictions being written, which a later process can go on with.
 
@@ -122,8 +169,7 @@ class Partial:
 
   def __init__(self, output: pathlib.Path, about: dict):
     self._output, self._about = output, about
-    self._file = output.with_name(f"{output.name}.partial")
-    self._state = output.with_name(f"{output.name}.partial.json")
+    self._file, self._state = _partial_paths(output)
     self.dialogues = self.utterances = self._bytes = 0
     if not (self._state.exists() and self._file.exists()):
       return
@@ -157,6 +203,7 @@ class Partial:
       chunks: dialogues and predictions of each; a chunk is safe as a whole.
       classes: of the student.
     """
+    self._file.parent.mkdir(parents=True, exist_ok=True)
     with self._file.open("r+b" if self._bytes else "wb") as f:
       f.truncate(self._bytes)  # a chunk that was cut off
       f.seek(self._bytes)
@@ -233,17 +280,51 @@ def sha256_of_student(workdir: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
+def _partial_paths(output: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Returns the files of unfinished predictions, and of how far they are."""
+  name = f"{output.name}.partial"
+  return output.with_name(name), output.with_name(f"{name}.json")
+
+
 def _is_csv(file: pathlib.Path) -> bool:
-  return file.suffix.lower() == ".csv"
+  return file.name.lower().endswith((".csv", ".csv.gz"))
+
+
+def _is_gzip(file: pathlib.Path) -> bool:
+  return file.suffix.lower() == ".gz"
+
+
+@contextlib.contextmanager
+def _opened(file: pathlib.Path) -> Iterator[BinaryIO]:
+  with (gzip.open if _is_gzip(file) else open)(file, "rb") as f:
+    try:
+      yield f
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+      raise ValueError(
+        f"{file} must be gzip from end to end, got: {error}. Pack it again, or"
+        " take .gz off its name where it is not packed."
+      ) from error
+
+
+def _decoded(file: pathlib.Path, number: int, line: bytes) -> str:
+  try:
+    return line.decode()
+  except UnicodeDecodeError as error:
+    near = line[max(0, error.start - 20) : error.start + 20]
+    raise ValueError(
+      f"{file}, line {number}: a file must be UTF-8, got {near!r}. Save it as"
+      " UTF-8."
+    ) from error
 
 
 def _read_json_lines(
   file: pathlib.Path,
 ) -> Iterator[tuple[int, Transcript]]:
-  with file.open("rb") as f:
+  with _opened(file) as f:
     for number, line in lines.numbered(f):
+      text = _decoded(file, number, line)
       try:
-        values = json.loads(line)
+        values = json.loads(text)
         utterances = values["utterances"]
         if not utterances or not isinstance(utterances, list):
           raise TypeError("no utterances")
@@ -265,32 +346,54 @@ def _read_json_lines(
 
 
 def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Transcript]]:
-  with file.open(encoding="utf-8-sig", newline="") as lines:
-    reader = csv.DictReader(lines, restval="")
-    try:
-      missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
-      if missing:
-        raise ValueError(
-          f"the header must have {', '.join(_COLUMNS)}, got none for"
-          f" {', '.join(missing)}. Add what is missing."
-        )
-      rows = ((reader.line_num, row) for row in reader)
-      for dialogue_id, group in itertools.groupby(
-        rows, key=lambda row: row[1]["dialogue_id"]
-      ):
-        numbers, rows_L = zip(*group, strict=True)
-        yield (
-          numbers[0],
-          Transcript(
-            dialogue_id,
-            tuple(row["speaker"] for row in rows_L),
-            tuple(row["text"] for row in rows_L),
-          ),
-        )
-    except (csv.Error, ValueError) as error:
+  csv.field_size_limit(_LONGEST_FIELD)
+  with _opened(file) as f:
+    # Bytes that are no UTF-8 come through, for their line to be known.
+    text = io.TextIOWrapper(f, "utf-8-sig", "surrogateescape", newline="")
+    checked = (
+      _decoded(file, number, line.encode(errors="surrogateescape"))
+      for number, line in enumerate(text, start=1)
+    )
+    for dialogue_id, group in itertools.groupby(
+      _csv_rows(file, checked), key=lambda row: row[1][0]
+    ):
+      numbers, rows_L = zip(*group, strict=True)
+      _, speakers, texts = zip(*rows_L, strict=True)
+      yield numbers[0], Transcript(dialogue_id, speakers, texts)
+
+
+def _csv_rows(
+  file: pathlib.Path, lines: Iterable[str]
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields the `_COLUMNS` of the rows, with the lines where they begin."""
+  reader = csv.reader(lines, strict=True)
+  number = 1
+  try:
+    header = next(reader, [])
+    missing = [c for c in _COLUMNS if c not in header]
+    if missing:
       raise ValueError(
-        f"{file}, at or after line {reader.line_num}: {error}"
-      ) from error
+        f"{file}: the header must have {', '.join(_COLUMNS)}, with commas"
+        f" between, got none for {', '.join(missing)} in"
+        f" {','.join(header)[:200]!r}. Correct it, or save the file as CSV with"
+        " commas."
+      )
+    places = [header.index(c) for c in _COLUMNS]
+    number = reader.line_num + 1
+    for row in reader:
+      if row and len(row) != len(header):
+        raise ValueError(
+          f"{file}, line {number}: a row must have the {len(header)} fields of"
+          f" the header, got {len(row)}. {_QUOTING}"
+        )
+      if row:
+        yield number, [row[i] for i in places]
+      number = reader.line_num + 1
+  except csv.Error as error:
+    raise ValueError(
+      f"{file}: the row that begins on line {number} must be CSV, got:"
+      f" {error}. {_QUOTING}"
+    ) from error
 
 
 def _csv_header(classes: Sequence[str]) -> list[str]:

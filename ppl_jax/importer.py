@@ -24,7 +24,7 @@ def import_pytorch(
 
   Args:
     folder: in Hugging Face layout.
-    workdir: the folder to be; its own folder must exist.
+    workdir: the folder to be; those above it are made.
     config: says how segments are made; None takes the folder's student.json.
     classes: names of the C logits in order; None takes the folder's.
 

@@ -6,9 +6,10 @@ python -m ppl_jax.predict --workdir=DIR --input=-
 
 DIR is a run of ppl_jax.main, or an export with model.onnx, which onnxruntime
 runs. A file is JSON lines, a dialogue each, as for training; or CSV with the
-columns dialogue_id, speaker and text, by its suffix. The output has a line an
-utterance: dialogue_id, utterance, label, probabilities (calibrated). Killed and
-given again, the command goes on from OUTPUT.partial.
+columns dialogue_id, speaker and text, by its suffix. Either may be gzipped, by
+a further .gz. The output has a line an utterance: dialogue_id, utterance,
+label, probabilities (calibrated). Killed and given again, the command goes on
+from OUTPUT.partial. A file that is there is never written over.
 
 With --input=- each line of the standard input is one utterance,
 {"dialogue_id": ..., "speaker": ..., "text": ...}, of any of many dialogues,
@@ -20,6 +21,7 @@ import gc
 import logging
 import os
 import pathlib
+import signal
 import sys
 
 from absl import flags
@@ -65,16 +67,32 @@ def main(argv):
         f" --output={_OUTPUT.value}. Change one of them."
       )
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+      signal.signal(signal.SIGINT, _interrupted)
     if _INPUT.value == "-":
       _stream(workdir)
     else:
       _file(workdir)
 
 
+def _interrupted(signum, frame):
+  """Ends the program at once: what is in OUTPUT.partial is safe as it is.
+
+  An exception would be lost wherever JAX has Python called that may not raise,
+  as when garbage is collected.
+  """
+  del signum, frame
+  if _OUTPUT.value:
+    again = "\nInterrupted. Give the same command again to go on.\n"
+    os.write(sys.stderr.fileno(), again.encode())
+  os._exit(130)
+
+
 def _file(workdir: pathlib.Path) -> None:
   source, output = (
     pathlib.Path(name).expanduser() for name in (_INPUT.value, _OUTPUT.value)
   )
+  files.check_output(output, source)
   summary = files.check(source)
   about = {
     "input": summary.sha256,
@@ -96,10 +114,7 @@ def _stream(workdir: pathlib.Path) -> None:
   gc.collect()
   gc.freeze()  # or a collection walks over all that was ever imported
   _LOG.info("Ready: one JSON line an utterance.")
-  try:
-    live.run(predictor, sys.stdin.buffer, sys.stdout.buffer)
-  except KeyboardInterrupt:
-    sys.exit(130)
+  live.run(predictor, sys.stdin.buffer, sys.stdout.buffer)
 
 
 def _predictor(workdir: pathlib.Path, *, is_live: bool) -> Predictor:

@@ -424,8 +424,10 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
     (self.folder / "full" / "mine").write_text("x")
     with self.assertRaisesRegex(ValueError, "which exists"):
       exporter.export(_run()[0], self.folder / "full")
-    with self.assertRaisesRegex(ValueError, "must lie in one that exists"):
-      exporter.export(_run()[0], self.folder / "no" / "out")
+    with self.assertRaisesRegex(ValueError, "must lie in a folder, got"):
+      exporter.export(_run()[0], self.folder / "full" / "mine" / "a" / "out")
+    with self.assertRaisesRegex(ValueError, "must hold student.json|No such"):
+      exporter.export(self.folder / "full", self.folder / "no" / "out")
     with (
       mock.patch.dict(sys.modules, {"onnxruntime": None}),
       self.assertRaisesRegex(ValueError, r"got no onnxruntime: pip install"),
@@ -435,9 +437,12 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
 
   def test_as_a_command(self):
     arguments = [sys.executable, "-m", "ppl_jax.export", "--format=onnx"]
-    arguments += [f"--workdir={_run()[0]}", f"--output={self.folder / 'out'}"]
+    output = self.folder / "new" / "deep" / "out"
+    arguments += [f"--workdir={_run()[0]}", f"--output={output}"]
     status, text = commands.run([*arguments, "--segments=32"])
     self.assertEqual(status, 0, text)
+    self.assertTrue((output / "model.onnx").exists())
+    self.assertEqual([p.name for p in self.folder.iterdir()], ["new"])
     self.assertRegex(text, r"32 segments of the \w+ split: largest logit")
     self.assertIn("0 labels changed", text)
 

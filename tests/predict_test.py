@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import hypothesis
 import jax
@@ -43,6 +45,7 @@ from ppl_jax.student import Student
 _MAX_LENGTH = 22
 _ROLES = {"A": "[USR]"}
 _CLASSES = corpus.CLASSES
+_LINE = '{"dialogue_id": "a", "utterances": [{"speaker": "A", "text": "Hm"}]}'
 
 
 def _transcripts(count, seed=0):
@@ -497,7 +500,7 @@ class PredictTest(parameterized.TestCase):
         "must be JSON",
         "must be JSON",
         "text must be a string that is not blank",
-        "speaker must be a string that is not blank, got 3",
+        "speaker must be a string that .* UTF-8 can hold, got 3",
         "none for speaker",
         "text must be a string that .* UTF-8 can hold",
         "speaker must be a string that .* UTF-8 can hold",
@@ -563,11 +566,10 @@ class PredictTest(parameterized.TestCase):
         (values["dialogue_id"], values["utterance"], values["label"]), p[:3]
       )
       self.assertAlmostEqual(sum(values["probabilities"].values()), 1, places=4)
-    status, output = self.run_command(
-      f"--input={jsonl}", f"--output={self.folder / 'out.csv'}"
-    )
+    out = self.folder / "new" / "deep" / "out.csv"
+    status, output = self.run_command(f"--input={jsonl}", f"--output={out}")
     self.assertEqual(status, 0, output)
-    with (self.folder / "out.csv").open(newline="") as f:
+    with out.open(newline="") as f:
       rows = list(csv.DictReader(f))
     for row, line in zip(rows, lines, strict=True):
       values = json.loads(line)
@@ -582,15 +584,18 @@ class PredictTest(parameterized.TestCase):
         )
     self.assertCountEqual(
       [p.name for p in self.folder.iterdir()],
-      ["in.jsonl", "in.csv", "out.jsonl", "out.csv"],
+      ["in.jsonl", "in.csv", "out.jsonl", "new"],
     )
+    self.assertEqual([p.name for p in out.parent.iterdir()], ["out.csv"])
 
   def test_killed_and_given_again(self):
     dialogues = [
       d._replace(dialogue_id=f"{i}")
       for i, d in enumerate(_transcripts(200, seed=11) * 20)
     ]
-    source = _write_jsonl(self.folder / "in.jsonl", dialogues)
+    plain = _write_jsonl(self.folder / "in.jsonl", dialogues)
+    source = self.folder / "in.jsonl.gz"
+    source.write_bytes(gzip.compress(plain.read_bytes()))
     whole, broken = self.folder / "whole.jsonl", self.folder / "broken.jsonl"
     status, output = self.run_command(f"--input={source}", f"--output={whole}")
     self.assertEqual(status, 0, output)
@@ -613,6 +618,26 @@ class PredictTest(parameterized.TestCase):
     self.assertEqual(broken.read_bytes(), whole.read_bytes())
     self.assertFalse(state.exists())
 
+  def test_interrupted(self):
+    dialogues = [
+      d._replace(dialogue_id=f"{i}")
+      for i, d in enumerate(_transcripts(200, seed=11) * 60)
+    ]
+    source = _write_jsonl(self.folder / "in.jsonl", dialogues)
+    output = self.folder / "out.jsonl"
+    state = self.folder / "out.jsonl.partial.json"
+    command = self.command(f"--input={source}", f"--output={output}")
+    process = commands.start(command)
+    while process.poll() is None and not state.exists():
+      time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    self.assertEqual(process.returncode, 130, told)
+    self.assertIn("Give the same command again to go on.", told)
+    self.assertNotIn("Traceback", told)
+    self.assertTrue(state.exists())
+    self.assertFalse(output.exists())
+
   def test_a_partial_file_of_other_things_is_refused(self):
     output = self.folder / "out.jsonl"
     about = {"input": "a", "student": "b"}
@@ -632,6 +657,33 @@ class PredictTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, "Delete both"):
       files.Partial(output, about)
 
+  def test_no_file_is_written_over(self):
+    source = _write_jsonl(self.folder / "in.jsonl", _transcripts(1))
+    link = self.folder / "link.jsonl"
+    link.symlink_to(source)
+    (self.folder / "hard.jsonl").hardlink_to(source)
+    (self.folder / "mine.txt").write_text("x")
+    (self.folder / "more").mkdir()
+    keep = "must leave --input as it is"
+    for output, file, pattern in (
+      (source, source, keep),
+      (link, source, keep),
+      (source, link, keep),
+      (self.folder / "hard.jsonl", source, keep),
+      (self.folder / "more" / ".." / "in.jsonl", source, keep),
+      (self.folder / "mine.txt", source, "be a new file, got .*mine.txt"),
+      (self.folder / "more", source, "must be a file, got the folder"),
+      (self.folder / "out.jsonl.gz", source, "must not be gzip"),
+      (source / "new" / "out.csv", source, "in.jsonl is not a folder that"),
+    ):
+      with self.assertRaisesRegex(ValueError, pattern):
+        files.check_output(output, file)
+    output = self.folder / "out.jsonl"
+    files.check_output(output, source)
+    source = source.rename(self.folder / "out.jsonl.partial")
+    with self.assertRaisesRegex(ValueError, keep):
+      files.check_output(output, source)
+
   @parameterized.parameters(
     ("x.jsonl", '{"dialogue_id": "a"}', "line 1: .*no 'utterances'"),
     ("x.jsonl", "\n[]", "line 2: a line must be one JSON dialogue"),
@@ -643,7 +695,60 @@ class PredictTest(parameterized.TestCase):
     ),
     ("x.jsonl", "", "at least one dialogue"),
     ("x.csv", "dialogue_id,text\na,b\n", "none for speaker"),
-    ("x.csv", "dialogue_id,speaker,text\na,A\n", "line 2: .*text must be"),
+    ("x.csv", "dialogue_id,speaker,text\na,A,\n", "line 2: .*text must be"),
+    ("x.csv", "dialogue_id,speaker,text\na,A\n", "line 2: .*fields.*got 2"),
+    (
+      "x.csv",
+      'dialogue_id,speaker,text\na,A,"x\ny"\n\na,B,Well, yes.\n',
+      "line 5: a row must have the 3 fields.*got 4.*in double quotes",
+    ),
+    (
+      "x.csv",
+      'dialogue_id,speaker,text\na,A,x\na,B,"Well\na,A,"Hm"\na,B,x\n',
+      "row that begins on line 3 must be CSV.*in double quotes",
+    ),
+    (
+      "x.csv",
+      'dialogue_id,speaker,text\na,A,x\na,B,"Well\na,A,Hm\n',
+      "row that begins on line 3 must be CSV.*in double quotes",
+    ),
+    (
+      "x.csv",
+      "dialogue_id;speaker;text\na;A;x\n",
+      "with commas between, got .* in 'dialogue_id;speaker;text'",
+    ),
+    (
+      "x.csv",
+      ("dialogue_id,speaker,text\n" + "a,A,x\n" * 9).encode()
+      + b"a,A,\xe9t\xe9",
+      r"line 11: a file must be UTF-8, got b'a,A,\\xe9t\\xe9'. Save it as",
+    ),
+    (
+      "x.csv",
+      "dialogue_id,speaker,text\na,A,x\n".encode("utf-16"),
+      "line 1: a file must be UTF-8, .*Save it as UTF-8",
+    ),
+    (
+      "x.jsonl",
+      _LINE.encode() + b"\n" + _LINE.replace("Hm", "\xe9").encode("latin-1"),
+      "line 2: a file must be UTF-8, .*Save it as UTF-8",
+    ),
+    (
+      "x.jsonl",
+      _LINE.encode("utf-16"),
+      "line 1: a file must be UTF-8, .*Save it as UTF-8",
+    ),
+    ("x.jsonl.gz", _LINE, "x.jsonl.gz must be gzip from end to end"),
+    (
+      "x.jsonl.gz",
+      gzip.compress(_LINE.encode())[:-9],
+      "x.jsonl.gz must be gzip from end to end",
+    ),
+    (
+      "x.jsonl",
+      _LINE.replace("Hm", "\\ud83d"),
+      r"line 1: utterance 0 of dialogue 'a': text .* UTF-8 can hold.*ud83d",
+    ),
     (
       "x.csv",
       "dialogue_id,speaker,text\na,A,x\nb,A,x\na,B,x\n",
@@ -654,8 +759,34 @@ class PredictTest(parameterized.TestCase):
     self, name, content, pattern
   ):
     path = self.folder / name
-    path.write_text(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     with self.assertRaisesRegex(ValueError, pattern):
+      files.check(path)
+
+  @parameterized.parameters(
+    ("x.jsonl", _write_jsonl), ("x.csv", _write_csv), ("x.CSV", _write_csv)
+  )
+  def test_what_files_may_hold(self, name, write):
+    long = files.Transcript("long", ("A",), ("lamp " * 100_000,))
+    lines = files.Transcript(
+      "\xe9", ("A", "B"), ('a "b", c\n\n', "\u2028\n\U0001f600")
+    )
+    dialogues = [*_transcripts(3), long, lines]
+    plain = write(self.folder / name, dialogues)
+    self.assertEqual(list(files.read(plain)), dialogues)
+    packed = self.folder / f"{name}.gz"
+    half = plain.stat().st_size // 2  # gzip may come in parts
+    data = b"\xef\xbb\xbf" + plain.read_bytes()
+    packed.write_bytes(gzip.compress(data[:half]) + gzip.compress(data[half:]))
+    self.assertEqual(list(files.read(packed)), dialogues)
+    self.assertEqual(files.check(packed).dialogues, 5)
+
+  def test_a_quote_left_open_does_not_fill_the_memory(self):
+    self.addCleanup(csv.field_size_limit, csv.field_size_limit())
+    self.enterContext(mock.patch.object(files, "_LONGEST_FIELD", 1000))
+    path = self.folder / "x.csv"
+    path.write_text('dialogue_id,speaker,text\na,A,"x\n' + "b,A,x\n" * 1000)
+    with self.assertRaisesRegex(ValueError, r"begins on line 2 .*\(1000\)"):
       files.check(path)
 
   def test_the_command_says_what_is_wrong_in_one_line(self):
@@ -664,6 +795,7 @@ class PredictTest(parameterized.TestCase):
     for flags, workdir, pattern in (
       ([f"--input={path}"], None, "--output must be given"),
       (["--input=-", out], None, "--output must be given with a file and not"),
+      ([f"--input={path}", f"--output={path}"], None, "must leave --input"),
       ([f"--input={self.folder}/no.jsonl", out], None, "no.jsonl"),
       ([f"--input={path}", out], self.folder, "must hold student.json"),
     ):
