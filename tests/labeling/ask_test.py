@@ -411,7 +411,7 @@ class AskTest(parameterized.TestCase):
       self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
 
   def test_no_room_in_the_queue_is_no_try(self):
-    with asking.server(batch_seconds=0.1, batch_tokens=10_000) as server:
+    with asking.server(batch_seconds=0.5, batch_tokens=10_000) as server:
       settings = asking.settings(
         server.url, batch_requests=5, max_tokens=300, max_tries=1
       )
@@ -427,7 +427,7 @@ class AskTest(parameterized.TestCase):
   def test_invalid_answers_are_not_paid_for_without_end(self):
     """A queue that is full restarts the plan; tries count all the same."""
     with asking.server(
-      batch_seconds=0.05, batch_tokens=10_000, rates={"cut": 1.0}
+      batch_seconds=0.5, batch_tokens=10_000, rates={"cut": 1.0}
     ) as server:
       settings = asking.settings(
         server.url, batch_requests=5, max_tokens=300, max_tries=2
