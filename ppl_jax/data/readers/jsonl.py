@@ -7,8 +7,9 @@ test.jsonl. A line (blank lines are skipped):
       {"speaker": "USR", "text": "Hello there", "label": "greeting"}]}
 
 `label` is a class, a list of classes, or null or missing for "not labelled";
-an empty list says "labelled, none of the classes". The classes and the task are
-the config's. There are no options.
+an empty list says "labelled, none of the classes". Other fields of a dialogue
+are ignored; one of an utterance is refused, as it may be a misspelt label. The
+classes and the task are the config's. There are no options.
 """
 
 import pathlib
@@ -44,7 +45,7 @@ class _Utterance(pydantic.BaseModel):
 
 
 class _Line(pydantic.BaseModel):
-  model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+  model_config = pydantic.ConfigDict(extra="ignore", strict=True)
 
   dialogue_id: _Text
   utterances: Annotated[list[_Utterance], pydantic.Field(min_length=1)]
@@ -103,8 +104,8 @@ def read_file(
     Dialogues.
 
   Raises:
-    ValueError: a line is not JSON, lacks a field, has an unknown one or an
-      empty text, a label that is no class or that the task does not allow, or
+    ValueError: a line is not JSON, lacks a field, an utterance has an unknown
+      one or an empty text, a label that is no class or that the task does not allow, or
       a dialogue_id that came before; or the file has no dialogue. Names the
       file and the line (from 1).
   """
