@@ -105,9 +105,9 @@ def read_file(
 
   Raises:
     ValueError: a line is not JSON, lacks a field, an utterance has an unknown
-      one or an empty text, a label that is no class or that the task does not allow, or
-      a dialogue_id that came before; or the file has no dialogue. Names the
-      file and the line (from 1).
+      one or an empty text, a label that is no class or that the task does not
+      allow, or a dialogue_id that came before; or the file has no dialogue.
+      Names the file and the line (from 1).
   """
   first_line: dict[str, int] = {}
   with file.open("rb") as f:
