@@ -16,7 +16,6 @@ All that a call brought is committed in one transaction before it counts.
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from labeling import parse
 from labeling.plan import Request
+from ppl_jax.data import atomic
 
 FORMAT = 3
 _SCHEMA = """
@@ -123,16 +123,12 @@ class Store:
         " it."
       )
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    self._lock = open(f"{self.path}.lock", "w")  # noqa: SIM115, until close
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      self._lock.close()
-      raise ValueError(
-        f"A votes file is written by one process at a time, got {self.path},"
-        " which another one holds. Wait for it, or give each a --shard and a"
-        " file of its own."
-      ) from None
+    self._lock = atomic.hold(
+      self.path.with_name(f"{self.path.name}.lock"),
+      f"A votes file is written by one process at a time, got {self.path},"
+      " which another one holds. Wait for it, or give each a --shard and a"
+      " file of its own.",
+    )
     self._db = sqlite3.connect(self.path, isolation_level=None)
     try:
       self._db.execute("PRAGMA journal_mode = WAL")

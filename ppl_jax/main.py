@@ -10,7 +10,6 @@ other devices too. On several machines, give the same command on each.
 import contextlib
 import logging
 import pathlib
-import sys
 
 import jax
 from absl import flags
@@ -37,14 +36,14 @@ def main(argv):
     cache = pathlib.Path(config.dataset.data_dir).expanduser() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
+  commands.exit_on_interrupt(
+    "Interrupted. Give the same command again to go on."
+  )
   with commands.user_errors(), _alone(workdir):
-    try:
-      with distributed.first_process_first("prepare"):
-        inputs = inputs_lib.prepare(config, workdir)
-      memory.keep_freed()
-      train.train_and_evaluate(inputs, workdir)
-    except KeyboardInterrupt:
-      sys.exit("Interrupted. Give the same command again to go on.")
+    with distributed.first_process_first("prepare"):
+      inputs = inputs_lib.prepare(config, workdir)
+    memory.keep_freed()
+    train.train_and_evaluate(inputs, workdir)
 
 
 def _alone(workdir: pathlib.Path) -> contextlib.AbstractContextManager:

@@ -21,7 +21,6 @@ import gc
 import logging
 import os
 import pathlib
-import signal
 import sys
 
 from absl import flags
@@ -67,25 +66,14 @@ def main(argv):
         f" --output={_OUTPUT.value}. Change one of them."
       )
     workdir = pathlib.Path(_WORKDIR.value).expanduser()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-      signal.signal(signal.SIGINT, _interrupted)
     if _INPUT.value == "-":
+      commands.exit_on_interrupt()
       _stream(workdir)
     else:
+      commands.exit_on_interrupt(
+        "Interrupted. Give the same command again to go on."
+      )
       _file(workdir)
-
-
-def _interrupted(signum, frame):
-  """Ends the program at once: what is in OUTPUT.partial is safe as it is.
-
-  An exception would be lost wherever JAX has Python called that may not raise,
-  as when garbage is collected.
-  """
-  del signum, frame
-  if _OUTPUT.value:
-    again = "\nInterrupted. Give the same command again to go on.\n"
-    os.write(sys.stderr.fileno(), again.encode())
-  os._exit(130)
 
 
 def _file(workdir: pathlib.Path) -> None:

@@ -38,11 +38,7 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
     FloatingPointError: a loss is not finite; says the phase and the step.
   """
   run = loop.Run(inputs, workdir)
-  try:
-    results = _report(run, _train(run))
-  except KeyboardInterrupt:
-    run.checkpoints.close()  # a save that is under way comes to its end
-    raise
+  results = _report(run, _train(run))
   run.checkpoints.close()
   return results
 

@@ -8,7 +8,6 @@ one that fails is reported, and the others go on.
 import ast
 import contextlib
 import dataclasses
-import fcntl
 import json
 import pathlib
 import shlex
@@ -26,6 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ppl_jax import commands, predictions
+from ppl_jax.data import atomic
 from ppl_jax.data import dialogues as dialogues_lib
 
 _LAST_LINES = 12
@@ -273,14 +273,11 @@ def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[int]:
   """Holds the folder's lock, which a running cell holds as well."""
-  with (folder / ".lock").open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-      raise ValueError(
-        f"One command at a time must work in a folder, got {folder} with"
-        " another, or a cell that it left running. Wait for it, or end it."
-      ) from e
+  with atomic.hold(
+    folder / ".lock",
+    f"One command at a time must work in a folder, got {folder} with another,"
+    " or a cell that it left running. Wait for it, or end it.",
+  ) as file:
     yield file.fileno()
 
 
