@@ -87,8 +87,8 @@ def manifest(command: list[str]) -> str:
       f"--bucket must be a bucket's name, got {bucket!r}. Name the folder in"
       " the command's --workdir=/bucket/FOLDER."
     )
-  # Kubernetes would put in the value of a variable of that name.
-  command = [word.replace("$(", "$$(") for word in command]
+  # Kubernetes puts in the value of $(NAME), and makes one dollar of two.
+  command = [word.replace("$", "$$") for word in command]
   values = {
     "NAME": _NAME.value,
     "NAMESPACE": _NAMESPACE.value,

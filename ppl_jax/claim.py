@@ -1,7 +1,6 @@
 """A workdir belongs to one run: to its config, and to the data it was given."""
 
 import contextlib
-import errno
 import json
 import pathlib
 from collections.abc import Iterator
@@ -76,17 +75,11 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
     ValueError: another is.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  try:
-    lock = atomic.hold(
-      workdir / ".lock",
-      f"One run at a time must work in a workdir, got {workdir} with another"
-      " at work. Wait for it, end it, or name another --workdir.",
-    )
-  except OSError as e:
-    if e.errno not in (errno.ENOLCK, errno.ENOTSUP):
-      raise
-    lock = contextlib.nullcontext()  # a file system without locks
-  with lock:
+  with atomic.hold(
+    workdir / ".lock",
+    f"One run at a time must work in a workdir, got {workdir} with another"
+    " at work. Wait for it, end it, or name another --workdir.",
+  ):
     yield
 
 

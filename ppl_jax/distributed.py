@@ -12,7 +12,7 @@ _ADDRESS = flags.DEFINE_string(
   "coordinator_address",
   None,
   "HOST:PORT of process 0, where the environment does not tell (a TPU pod,\n"
-  " Slurm, Open MPI and Kubernetes jobs do).",
+  " Slurm and Open MPI do).",
 )
 _PROCESSES = flags.DEFINE_integer(
   "num_processes", None, "How many processes there are.", lower_bound=1

@@ -85,8 +85,15 @@ def check(file: pathlib.Path) -> Summary:
   """Reads a file through, so that nothing is wrong halfway.
 
   Raises:
-    ValueError: as `read`; or a dialogue_id is there twice, or no dialogue.
+    ValueError: as `read`; or a dialogue_id is there twice, or no dialogue; or
+      it is no file, which can be read again.
   """
+  if file.exists() and not file.is_file():
+    raise ValueError(
+      f"--input must be a file, which is read more than once, got {file}, which"
+      " is a folder or a pipe. Write a file first; --input=- takes one line an"
+      " utterance from the standard input."
+    )
   dialogues = utterances = 0
   # SQLite keeps the ids on disk where they are many.
   with contextlib.closing(sqlite3.connect("")) as seen:
@@ -155,23 +162,33 @@ def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
 class Partial:
   """Predictions being written, which a later process can go on with.
 
+  The file is this process's alone until it has its name.
+
   Args:
     output: the file to be.
     about: JSON values on which the predictions depend.
 
   Attributes:
+    file: where they are until all are there.
     dialogues: those whose predictions are safe.
     utterances: the like.
 
   Raises:
-    ValueError: what was begun there depended on other values.
+    ValueError: what was begun there depended on other values, or another
+      process is at it.
   """
 
   def __init__(self, output: pathlib.Path, about: dict):
     self._output, self._about = output, about
-    self._file, self._state = _partial_paths(output)
+    self.file, self._state = _partial_paths(output)
     self.dialogues = self.utterances = self._bytes = 0
-    if not (self._state.exists() and self._file.exists()):
+    self.file.parent.mkdir(parents=True, exist_ok=True)
+    self._lock = atomic.hold(
+      self.file,
+      f"One command at a time must write an --output, got {output} with another"
+      " at work. Wait for it, end it, or name another.",
+    )
+    if not self._state.exists():
       return
     state = json.loads(self._state.read_text())
     differ = [
@@ -179,13 +196,13 @@ class Partial:
     ]
     if differ:
       raise ValueError(
-        f"{self._file} must go on as it began, got another"
+        f"{self.file} must go on as it began, got another"
         f" {', another '.join(differ)}. Delete it to start anew, or name"
         " another --output."
       )
-    if self._file.stat().st_size < state["bytes"]:
+    if self.file.stat().st_size < state["bytes"]:
       raise ValueError(
-        f"{self._file} must be as it was left, got fewer than the"
+        f"{self.file} must be as it was left, got fewer than the"
         f" {state['bytes']} bytes that {self._state.name} tells of. Delete both"
         " to start anew."
       )
@@ -203,8 +220,7 @@ class Partial:
       chunks: dialogues and predictions of each; a chunk is safe as a whole.
       classes: of the student.
     """
-    self._file.parent.mkdir(parents=True, exist_ok=True)
-    with self._file.open("r+b" if self._bytes else "wb") as f:
+    with self._lock, self.file.open("r+b") as f:
       f.truncate(self._bytes)  # a chunk that was cut off
       f.seek(self._bytes)
       if _is_csv(self._output) and not self._bytes:
@@ -220,7 +236,7 @@ class Partial:
         self.dialogues += dialogues
         self.utterances += len(predictions)
         self._save()
-    self._file.replace(self._output)
+    self.file.replace(self._output)
     self._state.unlink()
 
   def _save(self) -> None:
@@ -247,6 +263,9 @@ def predict(
     file: what `read` reads.
     summary: of `check`.
     partial: where the predictions go.
+
+  Raises:
+    ValueError: the file is not what it was.
   """
   bar = tqdm.tqdm(
     total=summary.utterances,
@@ -259,6 +278,12 @@ def predict(
     left = itertools.islice(read(file), partial.dialogues, None)
     for chunk in predictor_lib.in_chunks(left):
       yield len(chunk), list(predictor.predict(chunk, bar.update))
+    if partial.dialogues != summary.dialogues:
+      raise ValueError(
+        f"{file} must stay as it is until it is predicted, got"
+        f" {partial.dialogues} dialogues where there were {summary.dialogues}."
+        f" Delete {partial.file}, and give the command again."
+      )
 
   with bar:
     partial.write(predicted(), predictor.classes)

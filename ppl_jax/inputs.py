@@ -99,7 +99,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     config, classes=dataset.classes, task=dataset.task, encoder=encoder
   )
   if config.init_from:
-    _check_init_from(student, pathlib.Path(config.init_from))
+    _check_init_from(student, pathlib.Path(config.init_from).expanduser())
   splits = {}
   for name, split in dataset.splits.items():
     tokens = tokenization.tokenize_split(
@@ -323,7 +323,7 @@ def _student(config, dataset, workdir):
   }
   C = len(dataset.classes)
   if config.init_from:
-    source = pathlib.Path(config.init_from)
+    source = pathlib.Path(config.init_from).expanduser()
     tokenizer = tokenization.StudentTokenizer.load(
       source / _TOKENIZER, speaker_tokens
     )

@@ -141,7 +141,6 @@ class Steps:
       row_V=words.rows(run.inputs.words_W, vocab_size),
       # Rows of votes are labelled too, and not by what may be used.
       gold_U=run.inputs.gold_U,
-      hidden_U=run.inputs.heldout_U,
     )
     self.state = train_step.init_state(small, optimizer, run.mesh)
 

@@ -126,7 +126,12 @@ def _metadata(name, config, results, kind) -> str:
   test = results.get("test", {})
   metrics = {"accuracy": "accuracy", "macro_f1": "f1"}
   base = config.get("model", {}).get("pretrained", "")
-  on_hub = base.count("/") == 1 and not pathlib.Path(base).exists()
+  on_hub = (
+    base.count("/") == 1
+    and base[0] not in "./~"
+    and not pathlib.Path(base).exists()
+    and not config["init_from"]
+  )
   data = huggingface_hub.ModelCardData(
     library_name={"pytorch": "transformers"}.get(kind, kind),
     pipeline_tag="text-classification",
@@ -261,12 +266,14 @@ def _data(config, results) -> str:
 
 def _scores(workdir: pathlib.Path, config) -> str:
   """What the score file says of the votes."""
-  objective = config.get("pretrain", {}).get("objective", "none")
-  if objective == "none":
-    return "## Votes\n\nNone: trained on gold labels alone." if config else ""
+  if not config:
+    return ""
+  if config["pretrain"]["objective"] == "none":
+    where = "in this run" if config["init_from"] else "in training"
+    return f"## Votes\n\nNone {where}, which saw gold labels alone."
   path = pathlib.Path(config["scores"] or workdir / "scores.parquet")
   try:
-    metadata = scores_lib.ScoreFile(path.expanduser()).metadata
+    metadata = scores_lib.ScoreFile(path).metadata
   except (ValueError, OSError):
     return f"## Votes\n\nOf a score file that is gone, `{path.name}`."
   rows = [
@@ -285,13 +292,15 @@ def _training(config, student: Student) -> str:
   )
   if not config:
     return f"## Training\n\n{dropout}"
-  base = config["model"]["pretrained"]
+  base, before = config["model"]["pretrained"], config["init_from"]
   start = "random weights"
-  if base:
+  if before:
+    start = f"the first phase of another run, `{pathlib.Path(before).name}`"
+  elif base:
     start = f"`{'/'.join(pathlib.Path(base).parts[-2:])}`"
   first, second = config["pretrain"], config["finetune"]
   lines = [f"- Started from {start}.", dropout]
-  if first["objective"] != "none":
+  if first["objective"] != "none" and not before:
     lines.append(
       f"- First phase, on votes: {first['objective']},"
       f" {first['epochs']:g} epochs, learning rate"
@@ -299,8 +308,10 @@ def _training(config, student: Student) -> str:
       " fitted on held-out votes and folded into the scorer."
     )
   if second["gold_fraction"]:
+    votes = first["objective"] != "none" and second["vote_weight"]
+    what = "gold and votes" if votes else "gold"
     lines.append(
-      f"- Second phase, on gold: {second['epochs']:g} epochs, learning rate"
+      f"- Second phase, on {what}: {second['epochs']:g} epochs, learning rate"
       f" {second['optimizer']['learning_rate']:g}; then a temperature fitted on"
       " dev and folded into the scorer."
     )

@@ -135,7 +135,7 @@ def _scores(workdir, config) -> scores_lib.ScoreFile | None:
     and not config["dataset"]["only_scored"]
   ):
     return None
-  return scores_lib.ScoreFile(pathlib.Path(path).expanduser())
+  return scores_lib.ScoreFile(path)
 
 
 def _said(workdir, config, dataset, scores, limit: int) -> list[_Said]:

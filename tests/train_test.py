@@ -114,7 +114,7 @@ class TrainTest(parameterized.TestCase):
     )
     self.assertEqual(others, results)
 
-  def test_held_out_votes_are_in_no_batch(self):
+  def test_votes_of_gold_rows_and_held_out_votes_are_in_no_batch(self):
     _, prepared, _ = self.train(
       pretrain__objective="pointwise",
       pretrain__heldout_fraction=0.5,
@@ -125,13 +125,15 @@ class TrainTest(parameterized.TestCase):
     plan = train._finetune_phase(run, train.vote_plan(run))
     steps = loop.Steps(run, plan, prepared.params)
     for t in range(plan.steps):
-      rows = plan.plan.batch(t).rows_SxN
-      hidden = (rows >= 0) & prepared.heldout_U[rows]
-      scores = steps.batch(t)["scores"]
-      np.testing.assert_array_equal(np.isnan(scores[hidden]), True)
-      np.testing.assert_array_equal(
-        np.isnan(scores[~hidden & (rows >= 0)]), False
+      batch = plan.plan.batch(t)
+      gold, votes = np.split(batch.rows_SxN, [batch.gold_rows], axis=1)
+      self.assertTrue(prepared.gold_U[gold[gold >= 0]].all())
+      self.assertFalse(prepared.heldout_U[votes[votes >= 0]].any())
+      of_gold, of_votes = np.split(
+        steps.batch(t)["scores"], [batch.gold_rows], axis=1
       )
+      np.testing.assert_array_equal(np.isnan(of_gold), True)
+      np.testing.assert_array_equal(np.isnan(of_votes[votes >= 0]), False)
     run.checkpoints.close()
 
   def test_offsets_and_temperature_are_folded(self):

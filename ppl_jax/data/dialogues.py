@@ -274,11 +274,10 @@ def config_files(config: Mapping[str, Any]) -> dict[str, str]:
     "config.scores": config["scores"],
     "config.dataset.gold": config["dataset"]["gold"],
   }
-  return {
-    key: file_sha256(pathlib.Path(name))
-    for key, name in named.items()
-    if name and pathlib.Path(name).is_file()
+  files = {
+    key: pathlib.Path(name).expanduser() for key, name in named.items() if name
   }
+  return {key: file_sha256(f) for key, f in files.items() if f.is_file()}
 
 
 def _key(**parts: Any) -> str:

@@ -70,7 +70,6 @@ class Materializer:
     pad_id: the token that fills a row up.
     row_V: what a batch has in place of each token's id; None: the id.
     gold_U: bool, labelled utterances whose gold a batch may hold; None: all.
-    hidden_U: bool, utterances whose scores no batch may hold; None: none.
   """
 
   split: SplitArrays
@@ -81,7 +80,6 @@ class Materializer:
   pad_id: int
   row_V: np.ndarray | None = None
   gold_U: np.ndarray | None = None
-  hidden_U: np.ndarray | None = None
 
   def __call__(
     self, plan: plan_lib.BatchPlan, shards: slice | np.ndarray = slice(None)
@@ -95,7 +93,7 @@ class Materializer:
     Returns:
       tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
       row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
-      none, or hidden), gold float32 [S, N, C] (0 where not labelled), labelled
+      none, or a gold row), gold float32 [S, N, C] (0 where not labelled), labelled
       bool [S, N] (has gold, and that may be used), dialogue int32 [S, N], index
       int32 [S, D, K]; and where the plan has room for less than N x T, place
       int32 [S, M], where the tokens lie in N x T, -1 = none.
@@ -126,8 +124,8 @@ class Materializer:
       return out
 
     scores = gather(split.scores_UxC, np.nan)
-    if self.hidden_U is not None:
-      scores[gather(self.hidden_U, True)] = np.nan
+    # Whose gold is known teaches that: its votes may be wrong, or held out.
+    scores[:, : plan.gold_rows] = np.nan
     may = split.labelled_U if self.gold_U is None else self.gold_U
     labelled = gather(may, False)
     # What may not be used is not even there.

@@ -35,12 +35,14 @@ class BatchPlan:
       so many are computed.
     rows_SxN: int64, the utterance of each row, -1 for an empty row.
     index_SxDxK: int32, the rows of each group within its shard, -1 = none.
+    gold_rows: the first rows of each shard are there for their gold alone.
   """
 
   length: int
   room: int
   rows_SxN: np.ndarray
   index_SxDxK: np.ndarray
+  gold_rows: int = 0
 
   def of(self, utterances_M: np.ndarray) -> "BatchPlan":
     """Returns the plan whose rows are places in `utterances_M`, looked up."""
@@ -434,6 +436,7 @@ class MixedPlan:
       room,
       np.concatenate([gold.rows_SxN, votes.rows_SxN], axis=1),
       np.where(index < 0, index, index + shift),
+      gold_rows=shift,
     )
 
 

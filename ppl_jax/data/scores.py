@@ -212,7 +212,7 @@ class ScoreFile:
   """
 
   def __init__(self, path: str | os.PathLike[str]):
-    self.path = pathlib.Path(path)
+    self.path = pathlib.Path(path).expanduser()
     if not self.path.is_file():
       raise ValueError(
         f"config.scores must name a score file, got {str(path)!r}, which is no"

@@ -152,7 +152,7 @@ class _Data:
     """Returns where scores lie that are made of `about` and of files."""
     digests = [
       dialogues_lib.file_sha256(path) if path.is_file() else str(path)
-      for path in map(pathlib.Path, files)
+      for path in (pathlib.Path(file).expanduser() for file in files)
     ]
     made_of = hashlib.sha256(repr((about, digests)).encode()).hexdigest()
     return self._folder / f"{name}-{made_of[:12]}.parquet"

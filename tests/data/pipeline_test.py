@@ -72,19 +72,15 @@ class MaterializerTest(absltest.TestCase):
   def test_what_may_not_be_used_is_not_there(self):
     split = dataclasses.replace(_split(), labelled_U=np.ones(8, bool))
     split.gold_UxC[:] = 1
-    make = dataclasses.replace(
-      _materializer(split),
-      gold_U=np.arange(8) == 4,
-      hidden_U=np.arange(8) == 7,
-    )
+    make = dataclasses.replace(_materializer(split), gold_U=np.arange(8) == 4)
     rows = np.array([[4, -1, 3], [7, 0, -1]])
     index = np.full((2, 1, 2), -1, np.int32)
-    batch = make(plan.BatchPlan(16, 40, rows, index))
+    batch = make(plan.BatchPlan(16, 40, rows, index, gold_rows=1))
     np.testing.assert_array_equal(batch["labelled"], rows == 4)
     np.testing.assert_array_equal(batch["gold"].all(-1), rows == 4)
     np.testing.assert_array_equal(batch["gold"].any(-1), rows == 4)
     np.testing.assert_array_equal(
-      np.isnan(batch["scores"]).all(-1), (rows == -1) | (rows == 7)
+      np.isnan(batch["scores"]).all(-1), np.isin(rows, (-1, 4, 7))
     )
 
   def test_places_are_those_of_all_tokens(self):
