@@ -185,7 +185,8 @@ def _quality(
     return ["gold: none for these utterances"]
   score_UxC, gold_UxC = score_UxC[both_U], votes.voted.gold_UxC[both_U]
   if task == "single_label" and gold_UxC.shape[1] > 1:
-    agree = (score_UxC.argmax(1) == gold_UxC.argmax(1)).mean()
+    agree_U = score_UxC.argmax(1) == gold_UxC.argmax(1)
+    agree = (agree_U & score_UxC.any(axis=1)).mean()  # else no class was named
     lines = [f"largest score (the first of equals) is gold: {agree:.1%}"]
   else:
     agree = ((score_UxC > 0.5) == gold_UxC).mean()

@@ -255,21 +255,23 @@ class Store:
         (prompt, json.dumps(request.classes, ensure_ascii=False)),
       )
     known = self._db.execute(
-      "SELECT samples, prompt_sha256 FROM questions WHERE request = ? AND"
-      " dialogue_id = ?",
+      "SELECT samples, prompt_sha256, text_sha256 FROM questions WHERE"
+      " request = ? AND dialogue_id = ?",
       (request.key, question.dialogue_id),
     ).fetchone()
     samples = set(request.samples)
     if known:
       earlier = set(json.loads(known[0]))
-      # A prompt that lists no classes makes one request whichever there are.
-      if not samples <= earlier or prompt != known[1]:
+      # A prompt that lists no classes makes one request whichever there are,
+      # and what a request does not show of a dialogue may have changed.
+      now = (prompt, request.text_sha256)
+      if not samples <= earlier or now != known[1:]:
         self._db.execute(
-          "UPDATE questions SET samples = ?, prompt_sha256 = ? WHERE"
-          " request = ? AND dialogue_id = ?",
+          "UPDATE questions SET samples = ?, prompt_sha256 = ?, text_sha256 = ?"
+          " WHERE request = ? AND dialogue_id = ?",
           (
             json.dumps(sorted(samples | earlier)),
-            prompt,
+            *now,
             request.key,
             question.dialogue_id,
           ),

@@ -26,7 +26,7 @@ class Classification:
     predicted: int64 [C], rows where it is predicted.
     support: int64 [C], rows where it is gold.
     confusion: int64 [C, C], gold class by predicted class over the rows
-      that have one; None where sigmoids decide.
+      that have both; None where sigmoids decide.
     log_loss: sum of -log P(gold) in nats.
     log_loss_count: rows it is over.
     reliability: of the decisions; see `compute`, ece.
@@ -97,11 +97,10 @@ class Classification:
         )
       choice_N = predicted_NxC.argmax(axis=1)
       has_class_N = gold_NxC.any(axis=1)
+      both_N = has_class_N & predicted_NxC.any(axis=1)
       confusion = np.zeros((num_classes, num_classes), np.int64)
       np.add.at(
-        confusion,
-        (gold_NxC[has_class_N].argmax(axis=1), choice_N[has_class_N]),
-        1,
+        confusion, (gold_NxC[both_N].argmax(axis=1), choice_N[both_N]), 1
       )
       log_loss = -np.log(np.maximum(prob_NxC[gold_NxC], tiny)).sum()
       log_loss_count = has_class_N.sum()
@@ -182,16 +181,22 @@ def decided(prob_NxC: np.ndarray, task: str) -> np.ndarray:
   """Returns the classes that probabilities decide; see `Classification`.
 
   Args:
-    prob_NxC: probabilities, or shares of votes.
+    prob_NxC: probabilities, or shares of votes; what has none is not decided,
+      so that votes for "none of these" alone decide no class.
     task: 'single_label' or 'multi_label'.
 
   Returns:
     bool [N, C].
   """
-  num_classes = prob_NxC.shape[1]
+  return preferred(prob_NxC, task) & (prob_NxC > 0)
+
+
+def preferred(values_NxC: np.ndarray, task: str) -> np.ndarray:
+  """Returns bool [N, C]: the largest of values, or those above 1/2."""
+  num_classes = values_NxC.shape[1]
   if task == "single_label" and num_classes > 1:
-    return prob_NxC.argmax(axis=1)[:, None] == np.arange(num_classes)
-  return prob_NxC > 0.5
+    return values_NxC.argmax(axis=1)[:, None] == np.arange(num_classes)
+  return values_NxC > 0.5
 
 
 def _divide(numerator, denominator) -> np.ndarray:

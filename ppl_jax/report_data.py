@@ -198,16 +198,14 @@ def _apart(dialogue, student_UxC, votes_UxC) -> np.ndarray:
   )
 
 
-def _decided(values_UxC: np.ndarray, task: str) -> np.ndarray:
-  """Multi-hot [U, C] of what probabilities or shares decide; 0 decides none."""
-  return metrics.decided(values_UxC, task) & (values_UxC > 0)
-
-
 def _kinds(said: _Said, task: str) -> list[list[str]]:
   """Names of the disagreements about each utterance."""
   scored_U = ~np.isnan(said.votes_UxC).any(axis=1)
   votes_UxC = np.nan_to_num(said.votes_UxC)
-  student, teacher = _decided(said.student_UxC, task), _decided(votes_UxC, task)
+  student, teacher = (
+    metrics.decided(said.student_UxC, task),
+    metrics.decided(votes_UxC, task),
+  )
   gold, labelled_U = said.dialogue.gold > 0, said.dialogue.labelled
   unsure_UxC = np.minimum(votes_UxC, 1 - votes_UxC)
   split_U = unsure_UxC.max(axis=1) > 1 - _SPLIT_BELOW
@@ -267,12 +265,12 @@ def _utterance(said: _Said, u: int, classes, task) -> dict[str, Any]:
     gold = np.flatnonzero(dialogue.gold[u])
   if not np.isnan(votes_C).any():
     votes = _largest(votes_C)
-    voted = np.flatnonzero(_decided(votes_C[None], task)[0])
+    voted = np.flatnonzero(metrics.decided(votes_C[None], task)[0])
   return {
     "speaker": dialogue.speakers[u],
     "text": dialogue.texts[u],
     "gold": gold,
-    "student": np.flatnonzero(_decided(student_C[None], task)[0]),
+    "student": np.flatnonzero(metrics.decided(student_C[None], task)[0]),
     "chances": _largest(student_C),
     "votes": votes,
     "voted": voted,
@@ -346,7 +344,7 @@ def _test(workdir, classes, task, notes) -> dict[str, Any] | None:
   counts = metrics.Classification.from_probabilities(
     chances_NxC, said.gold_NxC, np.ones(len(chances_NxC), bool), task
   )
-  decided_NxC = _decided(chances_NxC, task)
+  decided_NxC = metrics.decided(chances_NxC, task)
   sure_N = chances_NxC.max(axis=1)
   if task == "multi_label" or len(classes) == 1:
     sure_N = np.maximum(chances_NxC, 1 - chances_NxC).min(axis=1)
@@ -390,7 +388,7 @@ def _teacher(said: Sequence[_Said], task, notes) -> dict[str, Any] | None:
   return {
     "count": len(gold_NxC),
     "accuracy": float(
-      (_decided(shares_NxC, task) == (gold_NxC > 0)).all(axis=1).mean()
+      (metrics.decided(shares_NxC, task) == (gold_NxC > 0)).all(axis=1).mean()
     ),
     "ece": calibration.vote_ece(shares_NxC, gold_NxC),
     "ece_with_zeros": calibration.vote_ece(

@@ -93,10 +93,10 @@ class Materializer:
     Returns:
       tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
       row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
-      none, or a gold row), gold float32 [S, N, C] (0 where not labelled), labelled
-      bool [S, N] (has gold, and that may be used), dialogue int32 [S, N], index
-      int32 [S, D, K]; and where the plan has room for less than N x T, place
-      int32 [S, M], where the tokens lie in N x T, -1 = none.
+      none, or a gold row), gold float32 [S, N, C] (0 where not labelled),
+      labelled bool [S, N] (has gold, and that may be used), dialogue int32
+      [S, N], index int32 [S, D, K]; and where the plan has room for less than
+      N x T, place int32 [S, M], where the tokens lie in N x T, -1 = none.
     """
     rows = plan.rows_SxN[shards]
     row = rows >= 0

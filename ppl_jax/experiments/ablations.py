@@ -25,9 +25,12 @@ the dialogues of config.scores where that is given, else for all of train. The
 folder fills as that of table1 does, see its --help.
 """
 
+import contextlib
+import functools
 import hashlib
 import pathlib
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -89,15 +92,13 @@ class _Data:
     self._folder = folder / "scores"
     self._folder.mkdir(parents=True, exist_ok=True)
 
-  def thinned(self, size: int) -> str:
-    """The scores of `size` votes an utterance."""
+  def thinned(self, size: int, seed: int) -> str:
+    """The scores of `size` votes an utterance, drawn by the seed."""
     given = self._given()
-    path = self._file(f"votes-{size}", self._config.seed, [given])
+    path = self._file(f"votes-{size}", seed, [given])
     if not path.exists():
       scores = scores_lib.read_scores(given)
-      scores_lib.write_scores(
-        path, teacher.thin(scores, size, self._config.seed)
-      )
+      scores_lib.write_scores(path, teacher.thin(scores, size, seed))
     return str(path)
 
   def aggregated(self, method: str) -> str:
@@ -118,8 +119,9 @@ class _Data:
       )
     return str(path)
 
-  def simulated(self, kind: str) -> str:
+  def simulated(self, kind: str, seed: int) -> str:
     """Simulated votes whose error is shared by a dialogue or an utterance."""
+    dataset = self._dataset
     settings = {
       "votes": _NOISE_VOTES.value,
       "shared": _NOISE_SHARED.value,
@@ -127,10 +129,10 @@ class _Data:
     }
     about = "-".join(f"{name}{value:g}" for name, value in settings.items())
     known_in = [self._config.scores] if self._config.scores else []
-    made_of = self._config.dataset.to_json(), self._config.seed
+    gold = dialogues_lib.config_files(self._config).get("config.dataset.gold")
+    made_of = dataset.key, gold, seed
     path = self._file(f"{kind}-{about}", made_of, known_in)
     if not path.exists():
-      dataset = dialogues_lib.load_config(self._config.dataset)
       dialogues = dataset.splits["train"]
       if self._config.scores:
         known = scores_lib.read_scores(self._config.scores).rows
@@ -140,7 +142,7 @@ class _Data:
         dataset.classes,
         dataset.task,
         kind=kind,
-        seed=self._config.seed,
+        seed=seed,
         **settings,
       )
       error = teacher.vote_error(scores, dialogues)
@@ -148,11 +150,18 @@ class _Data:
       scores_lib.write_scores(path, scores)
     return str(path)
 
+  @functools.cached_property
+  def _dataset(self) -> dialogues_lib.Dataset:
+    return dialogues_lib.load_config(self._config.dataset)
+
   def _file(self, name: str, about: Any, files: Sequence[str]) -> pathlib.Path:
     """Returns where scores lie that are made of `about` and of files."""
+    paths = [pathlib.Path(file).expanduser() for file in files]
+    for path in paths:
+      _settle(path)
     digests = [
       dialogues_lib.file_sha256(path) if path.is_file() else str(path)
-      for path in (pathlib.Path(file).expanduser() for file in files)
+      for path in paths
     ]
     made_of = hashlib.sha256(repr((about, digests)).encode()).hexdigest()
     return self._folder / f"{name}-{made_of[:12]}.parquet"
@@ -166,6 +175,13 @@ class _Data:
     return self._config.scores
 
 
+def _settle(path: pathlib.Path) -> None:
+  """Has a vote store's file hold what lies beside it, in its log."""
+  if path.with_name(f"{path.name}-wal").exists():
+    with contextlib.closing(sqlite3.connect(path)) as store:
+      store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def variants(
   what: str, values: Sequence[str], noise: str | None, data: _Data
 ) -> list[grid.Variant]:
@@ -175,7 +191,6 @@ def variants(
     ValueError: a value is none of the setting's.
   """
   key = _SETTINGS[what][0]
-  shared = {"scores": data.simulated(noise)} if noise else {}
   if key == "scores" and noise:
     raise ValueError(
       f"--noise goes with settings of training, got --what={what}, which has"
@@ -185,19 +200,23 @@ def variants(
     return [
       grid.Variant(
         f"{kind}, {objective}",
-        {
-          "scores": data.simulated(_one_of(what, kind)),
-          "pretrain.objective": objective,
-        },
+        {"pretrain.objective": objective},
+        of_seed=_scores_of(data.simulated, kind),
       )
-      for kind in values
+      for kind in [_one_of(what, kind) for kind in values]
       for objective in ("pairwise", "pointwise")
     ]
+  if what == "votes":
+    return [
+      grid.Variant(
+        size, {}, of_seed=_scores_of(data.thinned, _number(what, size, int))
+      )
+      for size in values
+    ]
+  more = {"of_seed": _scores_of(data.simulated, noise)} if noise else {}
   out = []
   for value in values:
-    if what == "votes":
-      setting = data.thinned(_number(what, value, int))
-    elif what == "calibrated":
+    if what == "calibrated":
       setting = data.aggregated(_one_of(what, value))
     elif what == "alpha":
       setting = _number(what, value, float)
@@ -205,8 +224,15 @@ def variants(
       setting = _one_of(what, value)
     else:
       setting = _ALL if value == "all" else _number(what, value, int)
-    out.append(grid.Variant(value, {**shared, key: setting}))
+    out.append(grid.Variant(value, {key: setting}, **more))
   return out
+
+
+def _scores_of(
+  make: Callable[[Any, int], str], kind: Any
+) -> Callable[[int], dict[str, str]]:
+  """Returns which score file a seed has: what is drawn differs by it."""
+  return lambda seed: {"scores": make(kind, seed)}
 
 
 def _one_of(what: str, value: str) -> str:

@@ -8,6 +8,7 @@ one that fails is reported, and the others go on.
 import ast
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import shlex
@@ -27,6 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from ppl_jax import commands, predictions
 from ppl_jax.data import atomic
 from ppl_jax.data import dialogues as dialogues_lib
+from ppl_jax.experiments import outputs
 
 _LAST_LINES = 12
 _TAIL = 20_000  # bytes of a log that are looked at
@@ -62,13 +64,25 @@ class Outcome:
     cell: the cell.
     workdir: its folder.
     error: why it has no results, or "".
-    seconds: that its last run took.
+    facts: seconds that its last run took, its command, commit and versions;
+      may be empty.
   """
 
   cell: Cell
   workdir: pathlib.Path
   error: str = ""
-  seconds: float = float("nan")
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def seconds(self) -> float:
+    """Those of `facts`, or NaN."""
+    return self.facts.get("seconds", float("nan"))
+
+  @property
+  def commit(self) -> str:
+    """Of the code that ran it, with a + where files differed; maybe ""."""
+    git = self.facts.get("git")
+    return git["commit"][:12] + "+" * git["changed"] if git else ""
 
   def results(self) -> dict[str, Any]:
     """Returns the contents of results.json."""
@@ -92,7 +106,19 @@ class Outcome:
       "gold_train": results["gold_labels"]["train"],
       "gold_dev": results["gold_labels"]["dev"],
       "seconds": round(self.seconds, 1),
+      "commit": self.commit,
     }
+
+
+def check(cells: Sequence[Cell], folder: pathlib.Path) -> None:
+  """Looks whether cells can run in a folder, or have.
+
+  Raises:
+    ValueError: a cell's folder holds a run of another config or other data, or
+      an override is none of the config's.
+  """
+  for cell in cells:
+    _check_same(_config(cell), folder / "cells" / cell.name)
 
 
 def run(
@@ -103,8 +129,8 @@ def run(
   """Runs the cells that are not finished, one after another.
 
   Args:
-    cells: a cell comes after the one that it starts from. Their config is that
-      of the command line, and their overrides.
+    cells: as `check` found them good; each after the one that it starts from.
+      Their config is that of the command line, and their overrides.
     folder: of the experiment.
     write: takes all outcomes so far, by name; called after every cell.
 
@@ -112,13 +138,10 @@ def run(
     The outcomes, by name.
 
   Raises:
-    ValueError: a cell's folder holds a run of another config, an override is
-      none of the config's, or another command is at work in the folder.
+    ValueError: another command is at work in the folder.
   """
   place = folder / "cells"
   place.mkdir(parents=True, exist_ok=True)
-  for cell in cells:
-    _check_same(_config(cell), place / cell.name)
   outcomes = {}
   bar = tqdm.tqdm(
     total=len(cells),
@@ -132,7 +155,7 @@ def run(
       bar.set_postfix_str(f"{left}{cell.name}")
       before = outcomes.get(cell.start)
       if (workdir / "results.json").exists():
-        outcome = Outcome(cell, workdir, seconds=_seconds(workdir))
+        outcome = Outcome(cell, workdir, facts=_facts(workdir))
       elif before is not None and before.error:
         outcome = Outcome(
           cell, workdir, f"not run, as {cell.start} has no results"
@@ -261,6 +284,8 @@ def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
   before = json.loads((workdir / "data.json").read_text())
   now = dialogues_lib.config_files(config)
+  if "config.dataset" in before:
+    now["config.dataset"] = _dataset_key(config.dataset.to_json())
   changed = [key for key in now if now[key] != before.get(key)]
   if changed:
     raise ValueError(
@@ -268,6 +293,12 @@ def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
       f" before the files of {', '.join(changed)} changed. Name another"
       " --folder, or delete that cell."
     )
+
+
+@functools.cache
+def _dataset_key(settings: str) -> str:
+  """What identifies the contents of a dataset."""
+  return dialogues_lib.load_config(ConfigDict(json.loads(settings))).key
 
 
 @contextlib.contextmanager
@@ -283,7 +314,7 @@ def _alone(folder: pathlib.Path) -> Iterator[int]:
 
 def _train(cell, workdir, lock: int, bar, left: str) -> Outcome:
   log = workdir.with_name(f"{cell.name}.log")
-  start = time.monotonic()
+  circumstances, start = outputs.circumstances(), time.monotonic()
   process = start_command(
     "ppl_jax.main",
     [f"--workdir={workdir}"],
@@ -307,17 +338,21 @@ def _train(cell, workdir, lock: int, bar, left: str) -> Outcome:
   if process.returncode or not (workdir / "results.json").exists():
     told = "\n  ".join(last_lines(log))
     error = f"exit status {process.returncode}; the end of {log}:\n  {told}"
-    return Outcome(cell, workdir, error, seconds)
-  facts = {"command": shlex.join(process.args), "seconds": seconds}
+    return Outcome(cell, workdir, error)
+  facts = {
+    "command": shlex.join(process.args),
+    "seconds": seconds,
+    **circumstances,
+  }
   (workdir / "cell.json").write_text(json.dumps(facts, indent=2) + "\n")
-  return Outcome(cell, workdir, seconds=seconds)
+  return Outcome(cell, workdir, facts=facts)
 
 
-def _seconds(workdir: pathlib.Path) -> float:
+def _facts(workdir: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads((workdir / "cell.json").read_text())["seconds"]
+    return json.loads((workdir / "cell.json").read_text())
   except FileNotFoundError:
-    return float("nan")
+    return {}
 
 
 def _delete_checkpoints(cell: Cell, workdir: pathlib.Path) -> None:

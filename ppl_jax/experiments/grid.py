@@ -6,7 +6,7 @@ of gold 0, and the others start from it.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,13 @@ class Variant:
     name: of the row.
     overrides: from keys of the config to values.
     votes: whether there is a first phase, on votes.
+    of_seed: more overrides, of a cell's seed.
   """
 
   name: str
   overrides: Mapping[str, Any]
   votes: bool = True
+  of_seed: Callable[[int], Mapping[str, Any]] = lambda seed: {}
 
 
 def seeds() -> list[int]:
@@ -85,6 +87,7 @@ def make_cells(
       def add(share, *, start="", serves=False, variant=variant, seed=seed):
         overrides = {
           **variant.overrides,
+          **variant.of_seed(seed),
           "seed": seed,
           "finetune.gold_fraction": float(share),
         }
@@ -132,6 +135,7 @@ def run(
   """
   folder = outputs.folder()
   todo = make_cells(variants, folder)
+  cells.check(todo, folder)
   outputs.write_command(
     folder / "command.json", seeds=seeds(), gold=gold(), **facts
   )
@@ -194,7 +198,7 @@ def _write(
     f"# {title}\n\n{finished} of {total} cells finished. Test accuracy in"
     f" percent by share of gold, mean ± standard deviation over the seeds"
     f" {', '.join(map(str, seeds()))}.\n\n{table}\n"
-    f"{_compared_text(compared, reference)}{more_text}"
+    f"{_commits_text(outcomes)}{_compared_text(compared, reference)}{more_text}"
   )
   outputs.write_text(folder / "table.md", text)
   if xlabel:
@@ -214,6 +218,17 @@ def _write(
       folder / "table.png", lines, columns, xlabel="share of gold", title=title
     )
   return text
+
+
+def _commits_text(outcomes) -> str:
+  """Markdown that says so where cells are not all of one commit."""
+  commits = {o.commit or "unknown" for o in outcomes.values() if not o.error}
+  if len(commits) < 2:
+    return ""
+  return (
+    f"\nThe cells are of {len(commits)} commits, {', '.join(sorted(commits))};"
+    " results.csv says which.\n"
+  )
 
 
 def _compare(variants, outcomes, reference: str) -> list[dict[str, Any]]:

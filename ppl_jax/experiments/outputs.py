@@ -36,23 +36,30 @@ def folder() -> pathlib.Path:
 
 def write_command(path: pathlib.Path, **more: Any) -> None:
   """Writes the command, what it ran on, and more, as JSON."""
-  versions = {"python": platform.python_version()}
-  for name in _PACKAGES:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      versions[name] = importlib.metadata.version(name)
   module = sys.modules["__main__"].__spec__
   program = ["-m", module.name] if module else [sys.argv[0]]
   facts = {
     "command": shlex.join(["python", *program, *sys.argv[1:]]),
     "directory": os.getcwd(),
-    "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    "machine": f"{platform.platform()}, {os.cpu_count()} CPUs",
-    "versions": versions,
-    "git": _git(),
+    **circumstances(),
     **more,
   }
   with atomic.replacing(path) as temporary:
     temporary.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def circumstances() -> dict[str, Any]:
+  """Returns the time, the machine, the versions and the commit."""
+  versions = {"python": platform.python_version()}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[name] = importlib.metadata.version(name)
+  return {
+    "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    "machine": f"{platform.platform()}, {os.cpu_count()} CPUs",
+    "versions": versions,
+    "git": _git(),
+  }
 
 
 def _git() -> dict[str, Any] | None:

@@ -140,6 +140,7 @@ def main(argv):
       for cell in grid.make_cells(rows, folder)
       if cell.about["gold"] in (0, share)
     ]
+    cells.check(todo, folder)
     outputs.write_command(
       folder / f"command-{name}.json", seeds=grid.seeds(), gold=share
     )

@@ -159,8 +159,17 @@ def thin(scores: scores_lib.Scores, size: int, seed: int) -> scores_lib.Scores:
   """Returns shares of `size` votes of each utterance, drawn by the seed.
 
   Fewer votes are drawn from those of a larger size.
+
+  Raises:
+    ValueError: the scores are not shares of votes.
   """
   rows = list(scores.rows.values())
+  if any(row.weighted is not None for row in rows):
+    raise ValueError(
+      "Votes can be drawn where scores are shares of them, got scores made by"
+      f" {scores.metadata['aggregation']}. Name a score file of labeling.scores"
+      " --aggregation=uniform."
+    )
   (votes,), (valid,) = ensembles.draw(
     np.concatenate([row.votes for row in rows]),
     np.concatenate([row.valid for row in rows]),
@@ -219,7 +228,7 @@ def simulate(
     error_C = shared * rng.standard_normal(C)
     own_NxLxC = own * rng.standard_normal((votes, L, C))
     preference_NxLxC = dialogue.gold + error_C + own_NxLxC
-    named = metrics.decided(preference_NxLxC.reshape(votes * L, C), task)
+    named = metrics.preferred(preference_NxLxC.reshape(votes * L, C), task)
     parts.append(named.reshape(votes, L, C).sum(axis=0))
   votes_UxC = np.concatenate(parts).astype(np.uint32)
   labelled_U = np.concatenate([d.labelled for d in dialogues])

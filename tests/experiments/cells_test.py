@@ -50,7 +50,7 @@ class CellsTest(absltest.TestCase):
     scores.write_bytes(b"before")
     config.scores = str(scores)
     (self.folder / "config.json").write_text(config.to_json())
-    data = {"config.dataset": "key"} | dialogues.config_files(config)
+    data = dialogues.config_files(config)
     (self.folder / "data.json").write_text(json.dumps(data))
     cells._check_same(config, self.folder)
     scores.write_bytes(b"after")
@@ -58,6 +58,35 @@ class CellsTest(absltest.TestCase):
       ValueError, "before the files of config.scores changed"
     ):
       cells._check_same(config, self.folder)
+
+  def test_other_dialogues_under_the_same_name_are_refused(self):
+    source = self.folder / "data"
+    source.mkdir()
+    line = (
+      '{"dialogue_id": "a", "utterances": [{"speaker": "s", "text": "%s"}]}'
+    )
+    (source / "train.jsonl").write_text(line % "before")
+    config = common.get_config()
+    config.dataset.name = "jsonl"
+    config.dataset.source = str(source)
+    config.dataset.classes = ("yes", "no")
+    config.dataset.data_dir = str(self.folder / "prepared")
+    (self.folder / "config.json").write_text(config.to_json())
+    key = dialogues.load_config(config.dataset).key
+    (self.folder / "data.json").write_text(json.dumps({"config.dataset": key}))
+    cells._check_same(config, self.folder)
+    (source / "train.jsonl").write_text(line % "after")
+    cells._dataset_key.cache_clear()  # another command
+    with self.assertRaisesRegex(ValueError, "files of config.dataset changed"):
+      cells._check_same(config, self.folder)
+
+  def test_a_cell_says_what_code_ran_it(self):
+    cell = cells.Cell("c", {}, {})
+    self.assertEqual(cells.Outcome(cell, self.folder).commit, "")
+    for changed, end in ((False, ""), (True, "+")):
+      facts = {"git": {"commit": "0123456789abcdef", "changed": changed}}
+      outcome = cells.Outcome(cell, self.folder, facts=facts)
+      self.assertEqual(outcome.commit, f"0123456789ab{end}")
 
   def test_fine_tuning_is_nothing_to_a_cell_without_gold(self):
     config = common.get_config()
@@ -107,7 +136,8 @@ class CellsTest(absltest.TestCase):
       return cells.Cell("c", {}, {}, start)
 
     def done(start, seconds):
-      return cells.Outcome(cell(start), self.folder, seconds=seconds)
+      facts = {"seconds": seconds}
+      return cells.Outcome(cell(start), self.folder, facts=facts)
 
     self.assertEqual(cells._time_left([cell("")], []), "")
     outcomes = [done("", 600.0), done("a", 60.0), done("a", 120.0)]

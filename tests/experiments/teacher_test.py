@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 import sys
 import tempfile
@@ -84,6 +85,23 @@ class TeacherTest(absltest.TestCase):
       seed=0,
     )
     return some, made
+
+  def test_weighted_scores_are_not_thinned(self):
+    rows = {
+      name: dataclasses.replace(row, weighted=row.score)
+      for name, row in self.scores.rows.items()
+    }
+    weighted = scores.Scores(
+      self.scores.classes, {**self.scores.metadata, "aggregation": "x"}, rows
+    )
+    with self.assertRaisesRegex(ValueError, "scores are shares of them"):
+      teacher.thin(weighted, 1, seed=0)
+
+  def test_votes_for_no_class_are_right_about_none(self):
+    shares = np.array([[0.0, 0.0], [0.2, 0.0], [0.0, 0.4]])
+    gold = np.array([[1, 0], [1, 0], [1, 0]])
+    found = teacher._scored(shares, gold, "single_label")
+    self.assertAlmostEqual(found["accuracy"], 1 / 3)
 
   def test_simulated_errors_are_as_many_but_not_shared(self):
     for task in ("single_label", "multi_label"):

@@ -121,6 +121,26 @@ class OtherClassesTest(_StoreTest):
     )
     self.assertIn(f"left out: {first} answers among other classes", lines)
 
+  def test_votes_on_what_a_changed_dialogue_still_shows_count(self):
+    """A dialogue that grew keeps the votes that were paid for."""
+    self.label(TWO, prompts=("plain",))
+    before = self.split[0]
+    self.split = [
+      dataclasses.replace(
+        before,
+        texts=(*before.texts, "One more."),
+        speakers=(*before.speakers, before.speakers[0]),
+        gold=np.vstack([before.gold, before.gold[:1]]),
+        labelled=np.append(before.labelled, False),
+      ),
+      *self.split[1:],
+    ]
+    asked = self.label(TWO, prompts=("plain",))
+    votes, about = self.read(TWO)
+    self.assertEqual(about["left_out"]["other_texts"], 0)
+    valid_UxC = votes.counts()[1]
+    self.assertEqual(set(valid_UxC.ravel().tolist()), {asked})
+
   def test_asked_about_one_class_beside_others(self):
     self.label(TWO, prompts=("pick_out",))
     self.label(THREE, prompts=("pick_out",))
