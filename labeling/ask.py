@@ -51,6 +51,7 @@ class _Task:
   request: Request = dataclasses.field(compare=False)
   samples: tuple[int, ...] = dataclasses.field(compare=False)
   tries: int = dataclasses.field(compare=False, default=0)
+  waits: int = dataclasses.field(compare=False, default=0)
 
 
 @dataclasses.dataclass
@@ -256,6 +257,7 @@ class Asker(AskerBase):
     self._random = random.Random()
     self._failures = 0  # one after another
     self._answered: float | None = None  # when the last answer came
+    self._begun = time.monotonic()
     self._given_up: set[tuple[str, int]] = set()
     self._fatal = ""
 
@@ -372,7 +374,7 @@ class Asker(AskerBase):
     self._tasks[request.key] += 1
     return _Task(0.0, next(self._numbers), request, samples)
 
-  def _again(self, task: _Task, samples, delay=0.0, tries=0) -> None:
+  def _again(self, task: _Task, samples, delay=0.0, tries=0, waits=0) -> None:
     """Asks again later, or gives up after the last try."""
     if not samples:
       return
@@ -389,6 +391,7 @@ class Asker(AskerBase):
         task.request,
         tuple(samples),
         tries,
+        waits,
       ),
     )
 
@@ -443,7 +446,9 @@ class Asker(AskerBase):
     """Asks again for what the call did not bring."""
     tries = task.tries + 1
     key, several = task.request.key, len(samples) > 1
-    if reply.fatal:
+    # Once it has answered, "forbidden" is said of a text, not of the key.
+    of_this = reply.code == 403 and self._answered is not None
+    if reply.fatal and not of_this:
       self._stop_for(reply.fatal)
       return
     if reply.status == Status.VALID:
@@ -473,13 +478,18 @@ class Asker(AskerBase):
       if not simpler:
         self._failed(reply)
       return
+    waits = task.waits
     if reply.status != Status.RATE_LIMITED:
       self._failed(reply)
-    delay = min(_LONGEST_BACKOFF, _BACKOFF * 2**task.tries)
+    elif time.monotonic() - max(self._answered or 0, self._begun) < _PATIENCE:
+      # Too early is no failed try, as long as others are answered.
+      tries, waits = task.tries, waits + 1
+    delay = min(_LONGEST_BACKOFF, _BACKOFF * 2 ** (task.tries + task.waits))
     delay *= self._random.uniform(0.5, 1.5)
     if reply.code in _OVERLOAD or reply.status in _OVERLOADED:
       self._gate.overloaded(started, reply.retry_after)
-    self._again(task, samples, max(delay, reply.retry_after or 0.0), tries)
+    delay = max(delay, reply.retry_after or 0.0)
+    self._again(task, samples, delay, tries, waits)
 
   def _failed(self, reply: chat.Reply) -> None:
     """Counts a call that brought nothing; stops after many."""

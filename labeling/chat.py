@@ -85,7 +85,14 @@ async def call(
 def read_reply(reply: Any) -> Reply:
   """Reads the body of a chat completion, trusting nothing in it."""
   if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-    return Reply(Status.CONNECTION, detail="the reply has no choices")
+    error = reply.get("error") if isinstance(reply, dict) else None
+    if not isinstance(error, dict):
+      return Reply(Status.CONNECTION, detail="the reply has no choices")
+    # Of a gateway whose own server failed.
+    code = error.get("code")
+    code = code if type(code) is int and 400 <= code < 600 else 500
+    told = _clean(str(error.get("message") or error).rstrip("."))
+    return Reply(status_of(code), code=code, detail=f"error {code}: {told}")
   choices = []
   for choice in reply["choices"]:
     choice = choice if isinstance(choice, dict) else {}
@@ -105,7 +112,10 @@ def read_reply(reply: Any) -> Reply:
   usage = usage if isinstance(usage, dict) else {}
   tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
   told = all(type(t) is int and 0 <= t < _MOST_TOKENS for t in tokens)
-  return Reply(Status.VALID, tuple(choices), tokens if told else None)
+  status, detail = Status.VALID, ""
+  if not choices:
+    status, detail = Status.SERVER_ERROR, "the reply's choices are none"
+  return Reply(status, tuple(choices), tokens if told else None, detail=detail)
 
 
 def refused(error: openai.APIStatusError) -> Reply:

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from ppl_jax import commands
 from ppl_jax.data import atomic
-from ppl_jax.data import dialogues as dialogues_lib
 
 _CONFIG = "config.json"
 _DATA = "data.json"
@@ -42,14 +41,6 @@ def check_config(config: ConfigDict, workdir: pathlib.Path) -> None:
       f" another: {differ}. Name another --workdir, or delete"
       " this one."
     )
-
-
-def data_of(
-  config: ConfigDict, dataset: dialogues_lib.Dataset
-) -> dict[str, str]:
-  """Returns what identifies the contents of the files that a config names."""
-  files = dialogues_lib.config_files(config)
-  return {"config.dataset": dataset.key} | files
 
 
 def check_data(data: dict[str, str], workdir: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 _LOG = logging.getLogger(__name__)
+_INTERRUPTED = 130  # as shells have it
 CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
@@ -39,7 +40,11 @@ def run(main: Callable[[Sequence[str]], None], required: Sequence[str]) -> None:
         logging.getLogger(package).setLevel(logging.INFO)
     main(argv)
 
-  app.run(run_quietly, flags_parser=_parse_flags)
+  try:
+    app.run(run_quietly, flags_parser=_parse_flags)
+  except KeyboardInterrupt:
+    print("\nInterrupted.", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:
@@ -79,7 +84,7 @@ def exit_on_interrupt(message: str = "") -> None:
     del signum, frame
     if message:
       os.write(sys.stderr.fileno(), f"\n{message}\n".encode())
-    os._exit(130)
+    os._exit(_INTERRUPTED)
 
   # Where it is ignored, as in the background of a shell, it stays so.
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -16,7 +16,6 @@ got to `<output>.partial.json`. A command that was killed goes on from there.
 import contextlib
 import csv
 import dataclasses
-import gzip
 import hashlib
 import io
 import itertools
@@ -24,9 +23,8 @@ import json
 import os
 import pathlib
 import sqlite3
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import tqdm
 
@@ -132,7 +130,7 @@ def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
   Raises:
     ValueError: it is there, or cannot be.
   """
-  if _is_gzip(output):
+  if lines.is_gzip(output):
     raise ValueError(
       f"--output must not be gzip, got {output}. Take .gz off the name."
     )
@@ -162,7 +160,7 @@ def check_output(output: pathlib.Path, file: pathlib.Path) -> None:
 class Partial:
   """Predictions being written, which a later process can go on with.
 
-  The file is this process's alone until it has its name.
+  The file is this process's alone until the `with` block is left.
 
   Args:
     output: the file to be.
@@ -183,16 +181,33 @@ class Partial:
     self.file, self._state = _partial_paths(output)
     self.dialogues = self.utterances = self._bytes = 0
     self.file.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not self.file.exists()
     self._lock = atomic.hold(
       self.file,
       f"One command at a time must write an --output, got {output} with another"
       " at work. Wait for it, end it, or name another.",
     )
-    if not self._state.exists():
+    if is_new or not self._state.exists():
       return
+    try:
+      self._go_on()
+    except ValueError:
+      self._lock.close()
+      raise
+
+  def __enter__(self) -> "Partial":
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._lock.close()
+
+  def _go_on(self) -> None:
+    """Reads how far the file got."""
     state = json.loads(self._state.read_text())
     differ = [
-      key for key, value in about.items() if state["about"].get(key) != value
+      key
+      for key, value in self._about.items()
+      if state["about"].get(key) != value
     ]
     if differ:
       raise ValueError(
@@ -220,7 +235,7 @@ class Partial:
       chunks: dialogues and predictions of each; a chunk is safe as a whole.
       classes: of the student.
     """
-    with self._lock, self.file.open("r+b") as f:
+    with self.file.open("r+b") as f:
       f.truncate(self._bytes)  # a chunk that was cut off
       f.seek(self._bytes)
       if _is_csv(self._output) and not self._bytes:
@@ -315,22 +330,6 @@ def _is_csv(file: pathlib.Path) -> bool:
   return file.name.lower().endswith((".csv", ".csv.gz"))
 
 
-def _is_gzip(file: pathlib.Path) -> bool:
-  return file.suffix.lower() == ".gz"
-
-
-@contextlib.contextmanager
-def _opened(file: pathlib.Path) -> Iterator[BinaryIO]:
-  with (gzip.open if _is_gzip(file) else open)(file, "rb") as f:
-    try:
-      yield f
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-      raise ValueError(
-        f"{file} must be gzip from end to end, got: {error}. Pack it again, or"
-        " take .gz off its name where it is not packed."
-      ) from error
-
-
 def _decoded(file: pathlib.Path, number: int, line: bytes) -> str:
   try:
     return line.decode()
@@ -345,7 +344,7 @@ def _decoded(file: pathlib.Path, number: int, line: bytes) -> str:
 def _read_json_lines(
   file: pathlib.Path,
 ) -> Iterator[tuple[int, Transcript]]:
-  with _opened(file) as f:
+  with lines.opened(file) as f:
     for number, line in lines.numbered(f):
       text = _decoded(file, number, line)
       try:
@@ -372,7 +371,7 @@ def _read_json_lines(
 
 def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Transcript]]:
   csv.field_size_limit(_LONGEST_FIELD)
-  with _opened(file) as f:
+  with lines.opened(file) as f:
     # Bytes that are no UTF-8 come through, for their line to be known.
     text = io.TextIOWrapper(f, "utf-8-sig", "surrogateescape", newline="")
     checked = (
@@ -388,10 +387,10 @@ def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Transcript]]:
 
 
 def _csv_rows(
-  file: pathlib.Path, lines: Iterable[str]
+  file: pathlib.Path, texts: Iterable[str]
 ) -> Iterator[tuple[int, list[str]]]:
   """Yields the `_COLUMNS` of the rows, with the lines where they begin."""
-  reader = csv.reader(lines, strict=True)
+  reader = csv.reader(texts, strict=True)
   number = 1
   try:
     header = next(reader, [])

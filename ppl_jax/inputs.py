@@ -86,7 +86,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   _check_values(config)
   claim.check_config(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
-  data = claim.data_of(config, dataset)
+  data = dialogues_lib.contents(config, dataset)
   claim.check_data(data, workdir)
   scores = _score_file(config, dataset, workdir)
   tokenizer, graphdef, params, encoder = _student(config, dataset, workdir)

@@ -3,11 +3,13 @@
 import pathlib
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib import figure
 
 from ppl_jax import calibration, metrics
 
+mpl.rcParams["text.parse_math"] = False  # "$" in the name of a class
 _DPI = 150
 # Classes whose counts are still readable inside the cells.
 _ANNOTATED = 16

@@ -87,12 +87,12 @@ def _file(workdir: pathlib.Path) -> None:
     "student": files.sha256_of_student(workdir),
     "abstain_below": _ABSTAIN_BELOW.value,
   }
-  partial = files.Partial(output, about)
-  if partial.utterances:
-    _LOG.info("Goes on after %d utterances.", partial.utterances)
-  predictor = _predictor(workdir, is_live=False)
-  memory.keep_freed()
-  files.predict(predictor, source, summary, partial)
+  with files.Partial(output, about) as partial:
+    if partial.utterances:
+      _LOG.info("Goes on after %d utterances.", partial.utterances)
+    predictor = _predictor(workdir, is_live=False)
+    memory.keep_freed()
+    files.predict(predictor, source, summary, partial)
   _LOG.info("%d predictions in %s", summary.utterances, output)
 
 

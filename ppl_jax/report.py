@@ -80,16 +80,22 @@ def main(argv):
         f"--to_label must name a new file, got {path}, which may hold labels."
         " Name another, or delete it."
       )
+    for file in (output, path):
+      file.parent.mkdir(parents=True, exist_ok=True)
     data = report_data.collect(
       pathlib.Path(_WORKDIR.value).expanduser(),
       dialogues=_DIALOGUES.value,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render(data), "utf-8")
     _LOG.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
     if _TO_LABEL.value:
       path.write_text(to_label(data), "utf-8")
-      _LOG.info("%s: %d utterances", path, len(data["suggested"]))
+      _LOG.info(
+        "%s: %d utterances.%s",
+        path,
+        len(data["suggested"]),
+        data["label_note"],
+      )
 
 
 if __name__ == "__main__":

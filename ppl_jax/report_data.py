@@ -85,7 +85,7 @@ def collect(workdir: pathlib.Path, *, dialogues: int) -> dict[str, Any]:
       f"The report shows the run's dialogues, and these cannot be had: {error}"
     ) from error
   scores = _scores(workdir, config)
-  notes = []
+  notes = _changed_files(workdir, config, dataset)
   said = _said(workdir, config, dataset, scores, dialogues)
   suggested, suggestion_note = _suggest(said, classes, task)
   if scores is None:
@@ -117,6 +117,7 @@ def collect(workdir: pathlib.Path, *, dialogues: int) -> dict[str, Any]:
     "dialogues": _most_apart(said, classes, task),
     "suggested": suggested,
     "suggestion_note": suggestion_note,
+    "label_note": _label_note(dataset),
     "notes": notes,
   }
   if not out["history"]:
@@ -124,6 +125,33 @@ def collect(workdir: pathlib.Path, *, dialogues: int) -> dict[str, Any]:
       "The run's checkpoints are gone, so there are no training curves."
     )
   return _plain(out)
+
+
+def _changed_files(workdir, config, dataset) -> list[str]:
+  """Says so where the page's votes or gold are not those of the run."""
+  path = workdir / "data.json"
+  before = json.loads(path.read_text()) if path.exists() else {}
+  now = dialogues_lib.contents(config, dataset)
+  changed = [key for key in before if now.get(key) != before[key]]
+  if not changed:
+    return []
+  return [
+    f"The files of {', '.join(changed)} changed after this run. Votes, gold and"
+    " disagreements on this page are of the files as they are now; the student"
+    " and the test metrics are of before."
+  ]
+
+
+def _label_note(dataset) -> str:
+  """What else it takes to train on new labels, with a space before; or ""."""
+  dev = dataset.splits.get("validation", ())
+  if any(dialogue.labelled.any() for dialogue in dev):
+    return ""
+  return (
+    " Fine-tuning also needs a validation split with some labels, by which it"
+    " chooses when to stop, and this dataset has none: put some dialogues into"
+    " it, and label them, first."
+  )
 
 
 def _scores(workdir, config) -> scores_lib.ScoreFile | None:

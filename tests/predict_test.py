@@ -641,21 +641,44 @@ class PredictTest(parameterized.TestCase):
   def test_a_partial_file_of_other_things_is_refused(self):
     output = self.folder / "out.jsonl"
     about = {"input": "a", "student": "b"}
-    partial = files.Partial(output, about)
 
     def chunks():
       yield 1, [predictor.Prediction("d", 0, "ask", {"ask": 1.0}, False)]
       raise KeyboardInterrupt
 
-    with self.assertRaises(KeyboardInterrupt):
+    with (
+      self.assertRaises(KeyboardInterrupt),
+      files.Partial(output, about) as partial,
+    ):
       partial.write(chunks(), ("ask",))
-    again = files.Partial(output, about)
-    self.assertEqual((again.dialogues, again.utterances), (1, 1))
+    with files.Partial(output, about) as again:
+      self.assertEqual((again.dialogues, again.utterances), (1, 1))
+      with self.assertRaisesRegex(ValueError, "One command at a time"):
+        files.Partial(output, about)
     with self.assertRaisesRegex(ValueError, "got another student"):
       files.Partial(output, {**about, "student": "c"})
     (self.folder / "out.jsonl.partial").write_text("")
     with self.assertRaisesRegex(ValueError, "Delete both"):
       files.Partial(output, about)
+
+  def test_an_input_that_cannot_be_read_again_is_refused(self):
+    pipe = self.folder / "pipe.jsonl"
+    os.mkfifo(pipe)
+    for source in (pipe, self.folder):
+      with self.assertRaisesRegex(ValueError, "which is a folder or a pipe"):
+        files.check(source)
+
+  def test_an_input_that_was_cut_meanwhile_is_no_finished_output(self):
+    source = _write_jsonl(self.folder / "in.jsonl", _transcripts(5))
+    output = self.folder / "out.jsonl"
+    summary = files.check(source)
+    _write_jsonl(source, _transcripts(3))
+    with (
+      self.assertRaisesRegex(ValueError, "got 3 dialogues where"),
+      files.Partial(output, {"input": summary.sha256}) as partial,
+    ):
+      files.predict(self.predictor, source, summary, partial)
+    self.assertFalse(output.exists())
 
   def test_no_file_is_written_over(self):
     source = _write_jsonl(self.folder / "in.jsonl", _transcripts(1))

@@ -162,6 +162,16 @@ class ReportTest(parameterized.TestCase):
         else:
           self.assertEqual(old.labelled[u], new.labelled[u])
 
+  def test_says_where_files_are_no_longer_those_of_the_run(self):
+    workdir = self.folder / "run"
+    shutil.copytree(_home / "run", workdir)
+    data = json.loads((workdir / "data.json").read_text())
+    before = _collect(workdir)["notes"]
+    data["config.scores"] = "other"
+    (workdir / "data.json").write_text(json.dumps(data))
+    [note] = [n for n in _collect(workdir)["notes"] if n not in before]
+    self.assertIn("The files of config.scores changed after this run", note)
+
   def test_says_what_is_missing(self):
     data = corpus.write(self.folder / "data", classes=("ask",))
     (data / "test.jsonl").unlink()
@@ -173,6 +183,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIsNone(collected["votes"])
     self.assertLen(collected["notes"], 2)
     self.assertIn("already, which is not shown", collected["suggestion_note"])
+    self.assertEqual(collected["label_note"], "")  # dev has labels
     if _BROWSER:
       page = report.render(collected)
       saved, shown = _label(page, self.folder, ["1", "-", "0"])

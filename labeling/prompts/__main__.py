@@ -99,7 +99,7 @@ class _Setting:
     return Plan(settings, self.bank)
 
 
-def _setting(needs_model: bool = True) -> _Setting:
+def _setting(show: bool = False) -> _Setting:
   config = commands.CONFIG.value
   if config is None:
     raise ValueError(
@@ -109,7 +109,7 @@ def _setting(needs_model: bool = True) -> _Setting:
   with config.unlocked():
     if _BANK.value:
       config.labeling.bank = _BANK.value
-    if not needs_model:
+    if show:
       config.labeling.model = config.labeling.model or "none"
   settings = Settings.from_config(config)
   dataset, split = corpus.open_split(config)
@@ -122,11 +122,17 @@ def _setting(needs_model: bool = True) -> _Setting:
     dialogue = split[int(number)]
     if dialogue.labelled.any():
       gold.append(dialogue)
+  if not gold and not show:
+    raise ValueError(
+      "Prompts are judged by dialogues with gold labels, got none in the split"
+      f" {config.votes.split}. Label a few, in the dataset's file or by"
+      " --config.dataset.gold."
+    )
   return _Setting(settings, bank, dataset, tuple(gold))
 
 
 def _show() -> None:
-  setting = _setting(needs_model=False)
+  setting = _setting(show=True)
   dialogue = (
     setting.gold[0]
     if setting.gold
@@ -142,6 +148,8 @@ def _show() -> None:
     print(f"=== {name}")
     for message in request.body["messages"]:
       print(f"--- {message['role']}\n{message['content']}")
+    if not dialogue.labelled[list(request.question.asked)].all():
+      continue
     gold = {
       i: [
         c

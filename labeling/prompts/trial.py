@@ -86,7 +86,7 @@ def judge(
   gold_UxC = np.concatenate(gold).astype(bool)
   hard_UxC = S_UxC > 0.5
   if task == "single_label" and len(classes) > 1:
-    right_U = S_UxC.argmax(1) == gold_UxC.argmax(1)
+    right_U = (S_UxC.argmax(1) == gold_UxC.argmax(1)) & S_UxC.any(1)
     accuracy = right_U.mean() if len(right_U) else np.nan
   else:
     right_U = (hard_UxC == gold_UxC).all(1)

@@ -268,6 +268,11 @@ def file_sha256(file: pathlib.Path) -> str:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def contents(config: Mapping[str, Any], dataset: Dataset) -> dict[str, str]:
+  """Returns what identifies a config's data, by the keys that name it."""
+  return {"config.dataset": dataset.key} | config_files(config)
+
+
 def config_files(config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the `file_sha256` of files that a config names, by their keys."""
   named = {

@@ -1,7 +1,6 @@
 """Votes that were made elsewhere, as JSON lines; and votes to scores."""
 
 import collections
-import gzip
 import hashlib
 import logging
 import pathlib
@@ -12,8 +11,8 @@ import numpy as np
 import pydantic
 import tqdm
 
+from ppl_jax.data import lines, vote_columns
 from ppl_jax.data import scores as scores_lib
-from ppl_jax.data import vote_columns
 
 _LOG = logging.getLogger(__name__)
 _UNIFORM = {
@@ -128,13 +127,11 @@ def add_votes(
   with path.open("rb") as f:
     builder.source(path, hashlib.file_digest(f, "sha256").hexdigest())
   number_of_votes, named = 0, set()
-  with _open(path) as lines:
+  with lines.opened(path) as f:
     bar = tqdm.tqdm(
-      lines, desc=path.name, unit=" lines", delay=3, disable=None, leave=False
+      f, desc=path.name, unit=" lines", delay=3, disable=None, leave=False
     )
-    for number, line in enumerate(bar, start=1):
-      if not line.strip():
-        continue
+    for number, line in lines.numbered(bar):
       vote = _parse(path, number, line)
       labels = add_vote(builder, number, vars(vote), none_label, task)
       named.update(labels or ())
@@ -211,10 +208,6 @@ def add_up(
       "annotators": dict(sorted(annotators.items())),
     },
   }
-
-
-def _open(path: pathlib.Path):
-  return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _parse(path: pathlib.Path, number: int, line: bytes) -> _Vote:

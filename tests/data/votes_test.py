@@ -165,6 +165,14 @@ class VotesTest(parameterized.TestCase):
       np.testing.assert_array_equal(row.votes, second.rows[name].votes)
       np.testing.assert_array_equal(row.valid, second.rows[name].valid)
 
+  def test_damaged_gzip_is_said_in_words(self):
+    packed = self.path.with_name("votes.jsonl.gz")
+    whole = gzip.compress(b"".join(f"{i}".encode() for i in range(10_000)))
+    for content in (whole[:200], b"\x1f\x8b" + whole[5:], b"plain"):
+      packed.write_bytes(content)
+      with self.assertRaisesRegex(ValueError, "must be gzip from end to end"):
+        _scores(packed, "")
+
   def test_gzipped_and_blank_lines(self):
     packed = self.path.with_name("votes.jsonl.gz")
     packed.write_bytes(

@@ -374,6 +374,16 @@ class AskTest(parameterized.TestCase):
       refused = sum(record["status"] == 429 for record in last)
       self.assertLess(refused, 0.3 * len(last))
 
+  def test_waiting_is_no_failed_try(self):
+    """A server that only says "too many" loses no answer."""
+    with (
+      mock.patch.object(ask, "_BACKOFF", 0.01),
+      asking.server(rates={"rate_limit": 0.5}, retry_after=0.0) as server,
+    ):
+      settings = asking.settings(server.url, max_tries=1)
+      asking.label(self.votes, settings)
+      self.assertEqual(set(asking.stored(self.votes)), self.wanted(settings))
+
   def test_batches_bring_the_same(self):
     with asking.server(batch_seconds=0.1) as server:
       settings = asking.settings(
@@ -669,6 +679,19 @@ class ReadReplyTest(parameterized.TestCase):
   )
   def test_what_is_no_reply(self, body):
     self.assertEqual(chat.read_reply(body).status, parse.Status.CONNECTION)
+
+  def test_says_what_a_gateway_says(self):
+    reply = chat.read_reply({"error": {"message": "No luck.", "code": 429}})
+    self.assertEqual(reply.status, parse.Status.RATE_LIMITED)
+    self.assertEqual((reply.code, reply.detail), (429, "error 429: No luck"))
+    reply = chat.read_reply({"error": {"code": "bad"}, "choices": None})
+    self.assertEqual(reply.status, parse.Status.SERVER_ERROR)
+
+  def test_no_choice_is_no_answer(self):
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    reply = chat.read_reply({"choices": [], "usage": usage})
+    self.assertEqual(reply.status, parse.Status.SERVER_ERROR)
+    self.assertEqual(reply.usage, (3, 1))
 
   def test_trusts_nothing(self):
     reply = chat.read_reply(

@@ -12,6 +12,7 @@ are ignored; one of an utterance is refused, as it may be a misspelt label. The
 classes and the task are the config's. There are no options.
 """
 
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ import pydantic
 
 from ppl_jax.data import dialogues, lines
 
+_LOG = logging.getLogger(__name__)
 VERSION = "1"
 CLASSES = None
 TASK = None
@@ -71,6 +73,14 @@ def source_files(
       "config.dataset.source must name a folder with train.jsonl, and maybe"
       f" validation.jsonl and test.jsonl; got {str(source)!r}, which has no"
       " train.jsonl: correct the path"
+    )
+  others = [f for f in sorted(source.glob("*.jsonl")) if f not in files]
+  if others:
+    _LOG.warning(
+      "%s: only train.jsonl, validation.jsonl and test.jsonl are read, and not"
+      " %s.",
+      source,
+      ", ".join(f.name for f in others),
     )
   return [file for file in files if file.is_file()]
 
