@@ -12,7 +12,8 @@ Actions
   attach     show the output of a running command again, and wait for it
   stop       end the command on all workers
   supervise  all of it: create what is missing, set up, run; after a preemption
-             or a failure again, up to --restarts times
+             or a failure again, up to --restarts times; where the command runs
+             already, it is attached to
   status     the state of the slice
   logs       write each worker's output to --output/NUMBER.log
   fetch      copy --path of the bucket to --output
@@ -213,7 +214,7 @@ setup() {
   local line
   printf -v line '%q' "$bucket"
   tpu tpu-vm ssh "$name" --worker=all \
-    "--command=rm -rf ppl_jax && mkdir ppl_jax && tar -xzf ppl_jax.tar.gz -C ppl_jax && bash $worker setup $line"
+    "--command=if [ -f $worker ] && bash $worker busy; then echo 'error: a command is running here. Stop it with tpu_pod.sh stop.' >&2; exit 1; fi; rm -rf ppl_jax && mkdir ppl_jax && tar -xzf ppl_jax.tar.gz -C ppl_jax && bash $worker setup $line"
 }
 
 run() {
@@ -263,7 +264,20 @@ replace() {
 supervise() {
   local state status restart=0 attached=false
   state=$(state_of tpu-vm) || return
-  if [[ $state == READY ]]; then setup || return; else replace "$state" || return; fi
+  if [[ $state != READY ]]; then
+    replace "$state" || return
+  else
+    status=1
+    $dry_run || { status=0; on_workers 0 busy || status=$?; }
+    case $status in
+      0)
+        say "A command is running there: this goes on with it. To give another, end it first with tpu_pod.sh stop."
+        attached=true
+        ;;
+      "$LOST") return "$status" ;;
+      *) setup || return ;;
+    esac
+  fi
   while true; do
     status=0
     if $attached; then attach || status=$?; else run || status=$?; fi
@@ -272,7 +286,13 @@ supervise() {
       say "Gave up after $restarts restarts. $name is still there and costs."
       return "$status"
     }
-    state=$(state_of tpu-vm) || return
+    until state=$(state_of tpu-vm); do # as when the network is away
+      ((restart++ < restarts)) || {
+        say "Gave up: gcloud does not say what became of $name. If it is still there it costs."
+        return "$status"
+      }
+      sleep "$poll"
+    done
     say "Ended with status $status, the slice is ${state:-gone}. Restart $restart of $restarts."
     attached=false
     if [[ $state != READY ]]; then
@@ -280,7 +300,7 @@ supervise() {
     elif [[ $status == "$LOST" ]]; then
       attached=true
     else
-      stop || return
+      stop || say "The command could not be stopped; the next start will say so."
     fi
   done
 }

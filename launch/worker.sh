@@ -3,6 +3,7 @@
 #
 #   worker.sh setup [BUCKET]     install the project, mount a bucket at ~/bucket
 #   worker.sh start ID COMMAND   start a command that outlives the connection
+#   worker.sh busy               succeed where a command is running
 #   worker.sh follow             show its output until it ends
 #   worker.sh wait               wait for it; exit with its status
 #   worker.sh stop               end it
@@ -87,6 +88,8 @@ start() {
   echo "$id" >"$runs/current"
 }
 
+busy() { [[ -f $runs/current ]] && running "$(current)"; }
+
 follow() {
   local id tail
   id=$(current)
@@ -128,8 +131,8 @@ stop() {
 }
 
 case ${1:-} in
-  setup | start | follow | stop) "$@" ;;
+  setup | start | busy | follow | stop) "$@" ;;
   wait) wait_for ;;
   log) cat "$runs/$(current).log" ;;
-  *) die "The first word must be setup, start, follow, wait, stop or log, got '${1:-}'." ;;
+  *) die "The first word must be setup, start, busy, follow, wait, stop or log, got '${1:-}'." ;;
 esac

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import os
 from collections.abc import Iterator
 
 import jax
@@ -31,7 +32,8 @@ def join() -> None:
   Must be called before anything else asks JAX for devices.
 
   Raises:
-    ValueError: some of the flags are there and others are not.
+    ValueError: some of the flags are there and others are not; or they are
+      needed.
   """
   given = {
     "coordinator_address": _ADDRESS.value,
@@ -52,6 +54,13 @@ def join() -> None:
   except ValueError as error:
     if _NO_CLUSTER not in str(error):
       raise
+    processes = os.environ.get("OMPI_COMM_WORLD_SIZE", "1")
+    if processes != "1":
+      raise ValueError(
+        f"Open MPI started {processes} processes, and JAX cannot tell from this"
+        " version of it where the first is. Give --coordinator_address,"
+        " --num_processes and --process_id."
+      ) from error
 
 
 @contextlib.contextmanager

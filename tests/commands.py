@@ -93,8 +93,8 @@ def start(
   )
 
 
-def run(arguments) -> tuple[int, str]:
+def run(arguments, **variables) -> tuple[int, str]:
   """Runs a command; returns its exit status and all that it printed."""
-  process = start(arguments)
+  process = start(arguments, **variables)
   output, _ = process.communicate(timeout=300)
   return process.returncode, output

@@ -101,6 +101,14 @@ class FlagsTest(absltest.TestCase):
     self.assertEqual(status, 1)
     self.assertIn("error: --coordinator_address, --num_processes and", output)
 
+  def test_several_processes_are_never_taken_for_one(self):
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    status, output = commands.run(
+      commands.command(folder), OMPI_COMM_WORLD_SIZE="2"
+    )
+    self.assertEqual(status, 1)
+    self.assertIn("error: Open MPI started 2 processes", output)
+
 
 if __name__ == "__main__":
   absltest.main()

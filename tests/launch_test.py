@@ -308,6 +308,8 @@ class TpuPodTest(LaunchTest):
     self.wait_until(lambda: all(p.exists() and p.read_text() for p in pids))
     second = self.pod("run", "--", "true", status=1)
     self.assertIn("One command at a time", second)
+    setup = self.pod("setup", status=1)  # would delete what runs
+    self.assertIn("a command is running here", setup)
     self.pod("stop")
     for pid in pids:
       self.assertFalse(running_process(int(pid.read_text())))
@@ -347,9 +349,45 @@ class TpuPodTest(LaunchTest):
     self.assertEqual(
       self.verbs(),
       [
-        *("list", "scp", "setup", "start", "follow"),
+        *("list", "busy", "scp", "setup", "start", "follow"),
         *("list", "delete", "create", "scp", "setup"),
         *("start", "follow", "wait"),
+      ],
+    )
+
+  def test_supervising_again_goes_on_with_what_runs(self):
+    self.installed()
+    for name in ("uv", "gcsfuse", "mountpoint"):
+      self.program(name)
+    script = "while [[ ! -f ~/end ]]; do sleep .05; done; echo all there"
+    flags = ("--type=v4-8", "--", "bash", "-c", script)
+    (self.folder / "fail").write_text("follow 9")
+    self.pod("run", "--", "bash", "-c", script, status=9)  # the laptop closed
+    running = self.start(TPU_POD, "supervise", *SLICE, *flags)
+    self.wait_until(lambda: self.verbs().count("follow") == 2)
+    for number in range(2):
+      (self.folder / f"worker-{number}" / "end").touch()
+    output, _ = running.communicate(timeout=60)
+    self.assertEqual(running.returncode, 0, output)
+    self.assertIn("goes on with it", output)
+    self.assertIn("all there", output)
+    self.assertEqual(
+      self.verbs(), ["start", "follow", "list", "busy", "follow", "wait"]
+    )
+
+  def test_a_look_that_fails_is_taken_again(self):
+    self.installed()
+    (self.folder / "state").write_text("READY")
+    for name in ("uv", "gcsfuse", "mountpoint"):
+      self.program(name)
+    (self.folder / "fail").write_text("follow 255\nlist@2 1")
+    flags = ("--type=v4-8", "--restarts=3", "--", "true")
+    self.pod("supervise", *flags)
+    self.assertEqual(
+      self.verbs(),
+      [
+        *("list", "busy", "scp", "setup", "start", "follow"),
+        *("list", "list", "follow", "wait"),
       ],
     )
 
@@ -364,7 +402,7 @@ class TpuPodTest(LaunchTest):
     self.assertEqual(
       self.verbs(),
       [
-        *("list", "scp", "setup", "start", "follow"),
+        *("list", "busy", "scp", "setup", "start", "follow"),
         *("list", "follow", "wait"),  # the connection broke: attached
         *("list", "stop", "start", "follow", "wait"),  # it failed itself
       ],

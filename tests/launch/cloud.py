@@ -8,7 +8,8 @@ home, and scp copies there. What a test wants lies in files of FOLDER:
   state     what the slice is; create writes READY, delete deletes it
   queue     what the queued resource is, a line for each look at it
   fail      lines `WORD STATUS [STATE]`: the first command with that word in it
-            exits with the status and leaves the state; the line is used up
+            exits with the status and leaves the state; the line is used up;
+            `WORD@2` is the second such command
 """
 
 import json
@@ -28,7 +29,12 @@ def fail(arguments):
   lines = path.read_text().splitlines() if path.exists() else []
   for i, line in enumerate(lines):
     word, status, *state = line.split()
+    word, _, turn = word.partition("@")
     if re.search(rf"(^|[ .=/]){word}( |$)", " ".join(arguments)):
+      if turn == "2":
+        lines[i] = line.replace("@2", "")
+        path.write_text("\n".join(lines))
+        return
       path.write_text("\n".join(lines[:i] + lines[i + 1 :]))
       if state:
         (FOLDER / "state").write_text(state[0])
