@@ -99,7 +99,10 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     config, classes=dataset.classes, task=dataset.task, encoder=encoder
   )
   if config.init_from:
-    _check_init_from(student, pathlib.Path(config.init_from).expanduser())
+    source = pathlib.Path(config.init_from).expanduser()
+    _check_init_from(student, source)
+    if scores:
+      _check_held_out(config, data, source)
   splits = {}
   for name, split in dataset.splits.items():
     tokens = tokenization.tokenize_split(
@@ -379,6 +382,33 @@ def _check_init_from(student: Student, source: pathlib.Path) -> None:
       "config.init_from must name a run whose student reads the same segments"
       f" and classes, got {source} with {'; '.join(differ)}. Use the same"
       " dataset, segments and model settings."
+    )
+
+
+def _check_held_out(
+  config: ConfigDict, data: Mapping[str, str], source: pathlib.Path
+) -> None:
+  """Says so where the other run held out other votes than this one does."""
+  path = source / "config.json"
+  if not path.exists():  # imported, and trained on no votes of ours
+    return
+  other = json.loads(path.read_text())
+  there = json.loads((source / "data.json").read_text())
+  settings = {
+    "config.seed": (other["seed"], config.seed),
+    "config.pretrain.heldout_fraction": (
+      other["pretrain"]["heldout_fraction"],
+      config.pretrain.heldout_fraction,
+    ),
+    "config.scores": (there.get("config.scores"), data.get("config.scores")),
+  }
+  differ = [key for key, (theirs, ours) in settings.items() if theirs != ours]
+  if differ:
+    _LOG.warning(
+      "%s holds out other votes than this run, as its %s differs: some votes of"
+      " heldout_votes in results.json may have been trained on there.",
+      source,
+      " and ".join(differ),
     )
 
 

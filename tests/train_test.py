@@ -189,6 +189,12 @@ class TrainTest(parameterized.TestCase):
     self.assertEqual(zero["test"], again["test"])
     with self.assertRaisesRegex(ValueError, "window: None there, 1 here"):
       self.train("third", init_from=str(first), segments__window=1)
+    # Its results tell of votes that the other run may have trained on.
+    with self.assertLogs("ppl_jax.inputs", "WARNING") as logs:
+      self.train(
+        "fourth", init_from=str(first), seed=7, finetune__gold_fraction=0.0
+      )
+    self.assertIn("as its config.seed differs", "".join(logs.output))
 
   def test_a_frozen_encoder_stays(self):
     first, prepared, _ = self.train("first", finetune__gold_fraction=0.0)
