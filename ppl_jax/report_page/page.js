@@ -107,7 +107,7 @@ function header() {
   const gold = results.gold_labels;
   byId("subtitle").textContent = `Objective on votes: ${results.objective}. Gold in use:`
     + ` ${many(gold.train)} labels of train and ${many(gold.dev)} of dev`
-    + ` (${percent(results.gold_fraction, 0)}).`;
+    + ` (${+(100 * results.gold_fraction).toFixed(2)} %).`;
   const tiles = [
     [percent(test?.accuracy), "test accuracy"],
     [percent(test?.macro_f1), "macro F1"],
