@@ -33,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 _TOKENIZER = "tokenizer.json"
 _SIMULATED = "scores.parquet"
 _DIALOGUES_AT_ONCE = 1_000
+_DEV_SHARE = 0.2  # of the labelled dialogues, where validation has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,10 @@ class Inputs:
     dialogues: each split's dialogues.
     splits: each split's arrays, as the student reads them.
     heldout_U: bool, scored utterances of train that only choices may use.
-    gold_U: bool, utterances of train whose gold may be used.
-    dev_U: bool, the like of validation.
+    gold_U: bool, utterances of train whose gold may be trained on.
+    dev_split: where the labels are that choose the step of fine-tuning:
+      validation; or train, where validation has none.
+    dev_U: bool, those of its utterances whose gold may be used.
     words_W: int32, the words that training can meet, of `words.find`.
   """
 
@@ -64,6 +67,7 @@ class Inputs:
   splits: dict[str, pipeline.Materializer]
   heldout_U: np.ndarray
   gold_U: np.ndarray
+  dev_split: str
   dev_U: np.ndarray
   words_W: np.ndarray
 
@@ -143,20 +147,20 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
         " given to some class and has a score for every class. Get more votes,"
         " or raise config.pretrain.heldout_fraction."
       )
-  dev_U = np.zeros(0, bool)
-  if "validation" in splits:
-    dev = splits["validation"].split
+  splits["train"].release()
+  gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
+  dev = splits["validation"].split if "validation" in splits else None
+  if dev is not None and dev.labelled_U.any():
+    dev_split = "validation"
     dev_U = sampling.draw_gold(
       dev.labelled_U, dev.dialogue_U, fraction, seed, "validation"
     )
-  elif fraction:
-    raise ValueError(
-      "Fine-tuning needs a validation split with labels to choose the best"
-      f" step by, got a {dataset.name} dataset without one. Add it, or set"
-      " config.finetune.gold_fraction=0."
-    )
-  splits["train"].release()
-  gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
+  else:
+    dev_split = "train"
+    dev_U = np.zeros_like(gold_U)
+    if fraction:
+      dev_U[gold_U] = _choose_by(train.dialogue_U[gold_U], seed)
+      gold_U &= ~dev_U
   _check_gold(train.gold_UxC[gold_U], dataset.classes, votes=bool(scores))
   mesh = sharding.make_mesh(
     config.batch.shards,
@@ -180,6 +184,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     splits=splits,
     heldout_U=heldout_U,
     gold_U=gold_U,
+    dev_split=dev_split,
     dev_U=dev_U,
     words_W=words.find(
       splits["train"], train.scored_U | labelled, encoder.vocab_size
@@ -187,6 +192,30 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   )
   _log_summary(inputs)
   return inputs
+
+
+def _choose_by(dialogue_M: np.ndarray, seed: int) -> np.ndarray:
+  """Draws dialogues whose labels choose, where validation has none.
+
+  Args:
+    dialogue_M: int, the dialogue of each label that may be used.
+    seed: of the draw.
+
+  Returns:
+    bool [M], the labels that are not trained on.
+  """
+  if dialogue_M[0] == dialogue_M[-1]:
+    raise ValueError(
+      "Fine-tuning needs labels to choose its best step by, got no validation"
+      " split with any, and those of one dialogue only in train. Label another"
+      " dialogue, or set config.finetune.gold_fraction=0."
+    )
+  _LOG.info(
+    "Validation has no labels: those of %.0f %% of the labelled dialogues of"
+    " train choose the best step, and are not trained on.",
+    100 * _DEV_SHARE,
+  )
+  return sampling.hold_out(dialogue_M, _DEV_SHARE, seed)
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -477,7 +506,8 @@ def _log_summary(inputs: Inputs) -> None:
     )
     materialize.release()
   _LOG.info(
-    "Gold in use: %d labels of train, %d of validation.",
+    "Gold in use: %d labels of train, and %d of %s to choose by.",
     inputs.gold_U.sum(),
     inputs.dev_U.sum(),
+    inputs.dev_split,
   )

@@ -90,12 +90,7 @@ def main(argv):
     _LOG.info("%s: %.1f MB", output, output.stat().st_size / 1e6)
     if _TO_LABEL.value:
       path.write_text(to_label(data), "utf-8")
-      _LOG.info(
-        "%s: %d utterances.%s",
-        path,
-        len(data["suggested"]),
-        data["label_note"],
-      )
+      _LOG.info("%s: %d utterances", path, len(data["suggested"]))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,6 @@ def collect(workdir: pathlib.Path, *, dialogues: int) -> dict[str, Any]:
     "dialogues": _most_apart(said, classes, task),
     "suggested": suggested,
     "suggestion_note": suggestion_note,
-    "label_note": _label_note(dataset),
     "notes": notes,
   }
   if not out["history"]:
@@ -140,18 +139,6 @@ def _changed_files(workdir, config, dataset) -> list[str]:
     " disagreements on this page are of the files as they are now; the student"
     " and the test metrics are of before."
   ]
-
-
-def _label_note(dataset) -> str:
-  """What else it takes to train on new labels, with a space before; or ""."""
-  dev = dataset.splits.get("validation", ())
-  if any(dialogue.labelled.any() for dialogue in dev):
-    return ""
-  return (
-    " Fine-tuning also needs a validation split with some labels, by which it"
-    " chooses when to stop, and this dataset has none: put some dialogues into"
-    " it, and label them, first."
-  )
 
 
 def _scores(workdir, config) -> scores_lib.ScoreFile | None:

@@ -166,9 +166,9 @@ def _finetune_phase(run: loop.Run, votes: plan.Plan | None) -> loop.Phase:
   def evaluate_gold(params):
     # With the temperature it would be given: a student that is sure of itself
     # must not lose to one that has learnt nothing.
-    logits = run.logits(params, "validation", dev, "dev")
+    logits = run.logits(params, run.inputs.dev_split, dev, "dev")
     logits /= _dev_temperature(run, logits)
-    scalars = _named(run, run.classify("validation", dev, logits))
+    scalars = _named(run, run.classify(run.inputs.dev_split, dev, logits))
     names = ("accuracy", "macro_f1", "nll")
     return {"metric": -scalars["nll"], **{n: scalars[n] for n in names}}
 
@@ -238,14 +238,15 @@ def _fit_votes(run: loop.Run, params) -> tuple[np.ndarray, float]:
 def _dev_temperature(run: loop.Run, logits_MxC: np.ndarray) -> float:
   """Fits the temperature on the share of dev that choices may use."""
   dev = np.flatnonzero(run.inputs.dev_U)
-  gold = run.inputs.splits["validation"].split.gold_UxC[dev]
+  gold = run.inputs.splits[run.inputs.dev_split].split.gold_UxC[dev]
   return calibration.fit_temperature(logits_MxC, gold.astype(float), run.task)
 
 
 def _fit_gold(run: loop.Run, params) -> float:
   """Returns the temperature of the student that was chosen."""
   dev = np.flatnonzero(run.inputs.dev_U)
-  return _dev_temperature(run, run.logits(params, "validation", dev))
+  logits = run.logits(params, run.inputs.dev_split, dev)
+  return _dev_temperature(run, logits)
 
 
 def _fold(run: loop.Run, params, offsets_C, temperature) -> nnx.State:
@@ -281,8 +282,8 @@ def _report(run: loop.Run, params) -> dict:
     )
   if inputs.dev_U.any():
     dev = np.flatnonzero(inputs.dev_U)
-    logits = run.logits(params, "validation", dev)
-    results["dev"] = _named(run, run.classify("validation", dev, logits))
+    logits = run.logits(params, inputs.dev_split, dev)
+    results["dev"] = _named(run, run.classify(inputs.dev_split, dev, logits))
   for split in config.report:
     if split not in inputs.splits:
       continue

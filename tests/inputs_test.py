@@ -273,17 +273,42 @@ class InputsTest(parameterized.TestCase):
     self.workdir = self.folder / "gold"
     self.assert_refused("Gold must tell utterances apart")
 
-  def test_a_validation_split_without_labels(self):
-    lines = corpus.lines("validation", 12, 1)
+  def _without_labels(self, lines):
     for line in lines:
       for utterance in line["utterances"]:
         utterance["label"] = None
-    corpus.write_split(self.data, "validation", lines)
-    self.assert_refused("0 labelled.*of validation. Label some of validation")
+    return lines
 
-  def test_without_validation_there_is_nothing_to_choose_by(self):
+  @parameterized.parameters("no file", "no labels")
+  def test_without_dev_labels_part_of_train_chooses(self, how):
+    if how == "no file":
+      (self.data / "validation.jsonl").unlink()
+    else:
+      lines = self._without_labels(corpus.lines("validation", 12, 1))
+      corpus.write_split(self.data, "validation", lines)
+    self.config.finetune.gold_fraction = 1.0
+    prepared = self.prepare()
+    train = prepared.splits["train"].split
+    self.assertEqual(prepared.dev_split, "train")
+    np.testing.assert_array_equal(
+      prepared.gold_U ^ prepared.dev_U, train.labelled_U
+    )
+    to_train, to_choose = (
+      set(train.dialogue_U[which].tolist())
+      for which in (prepared.gold_U, prepared.dev_U)
+    )
+    self.assertEmpty(to_train & to_choose)
+    self.assertLen(to_choose, 6)  # of 30
+
+  def test_labels_of_one_dialogue_are_too_few_to_choose(self):
     (self.data / "validation.jsonl").unlink()
-    self.assert_refused("needs a validation split")
+    lines = corpus.lines("train", 30, 0)
+    self._without_labels(lines[1:])
+    corpus.write_split(self.data, "train", lines)
+    self.config.scores = ""
+    self.config.pretrain.objective = "none"
+    self.config.finetune.gold_fraction = 1.0
+    self.assert_refused("Label another dialogue")
 
   def test_the_command_says_it_in_one_line(self):
     status, output = commands.run(

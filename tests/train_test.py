@@ -136,6 +136,13 @@ class TrainTest(parameterized.TestCase):
       np.testing.assert_array_equal(np.isnan(of_votes[votes >= 0]), False)
     run.checkpoints.close()
 
+  def test_gold_of_train_alone(self):
+    (self.data / "validation.jsonl").unlink()
+    _, prepared, results = self.train(finetune__gold_fraction=1.0)
+    self.assertEqual(prepared.dev_split, "train")
+    self.assertEqual(results["dev"]["count"], int(prepared.dev_U.sum()))
+    self.assertEqual(results["gold_labels"]["dev"], results["dev"]["count"])
+
   def test_offsets_and_temperature_are_folded(self):
     """The saved student is at the optimum of the fit: it changes nothing."""
     workdir, prepared, _ = self.train(finetune__gold_fraction=0.0)

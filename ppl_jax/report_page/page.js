@@ -305,7 +305,7 @@ function labelling() {
   byId("labelnote").textContent = `${many(data.suggested.length)} utterances of which student and votes are least`
     + ` sure, at most two of a dialogue. ${data.suggestion_note} Save what you chose, and train again with`
     + " --config.dataset.gold=labels.jsonl and --config.finetune.gold_fraction=1."
-    + ` A second round's labels go to the end of the same file.${data.label_note}`;
+    + " A second round's labels go to the end of the same file.";
   // Where each class has a sigmoid, an utterance may be of none of them.
   const multiple = data.task == "multi_label" && data.classes.length > 1;
   if (!data.one_label) byId("labelkeys").append(", ", make("kbd", {}, "-"), " none of these");
