@@ -3,13 +3,11 @@
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import figure
 
 from ppl_jax import calibration
 
-mpl.rcParams["text.parse_math"] = False  # "$" in the name of a class
 _DPI = 150
 # Cells of a matrix whose numbers are still readable.
 _ANNOTATED = 16
@@ -36,7 +34,7 @@ def bars(
   for k, (legend, values) in enumerate(series.items()):
     place = np.arange(len(names)) + (k - (len(series) - 1) / 2) * width
     axis.barh(place, np.nan_to_num(values), height=width, label=legend)
-  axis.set_yticks(range(len(names)), names)
+  axis.set_yticks(range(len(names)), names, parse_math=False)
   axis.invert_yaxis()
   axis.set(xlabel=label)
   fig.legend(loc="outside upper center", ncols=len(series))
@@ -57,8 +55,8 @@ def agreement(
       color = "white" if alpha_AxA[a, b] > 0.5 else "black"
       text = f"{alpha_AxA[a, b]:.2f}"
       axis.text(b, a, text, ha="center", va="center", color=color, fontsize=8)
-  axis.set_xticks(range(A), names, rotation=45, ha="right")
-  axis.set_yticks(range(A), names)
+  axis.set_xticks(range(A), names, rotation=45, ha="right", parse_math=False)
+  axis.set_yticks(range(A), names, parse_math=False)
   fig.colorbar(image, label="Krippendorff's alpha")
   fig.savefig(path, dpi=_DPI)
 

@@ -3,13 +3,11 @@
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib import figure
 
 from ppl_jax import calibration, metrics
 
-mpl.rcParams["text.parse_math"] = False  # "$" in the name of a class
 _DPI = 150
 # Classes whose counts are still readable inside the cells.
 _ANNOTATED = 16
@@ -84,8 +82,9 @@ def _confusion(path, confusion_CxC: np.ndarray, classes) -> None:
         fontsize=8,
         color="white" if shares[i, j] > 0.5 else "black",
       )
-  axis.set_xticks(range(C), classes, rotation=45, ha="right")
-  axis.set_yticks(range(C), classes)
+  names = {"labels": classes, "parse_math": False}  # "$" is a name's own
+  axis.set_xticks(range(C), **names, rotation=45, ha="right")
+  axis.set_yticks(range(C), **names)
   accuracy = np.trace(confusion_CxC) / max(confusion_CxC.sum(), 1)
   axis.set(
     xlabel="predicted", ylabel="gold", title=f"test, accuracy {accuracy:.1%}"
