@@ -147,6 +147,20 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
         " given to some class and has a score for every class. Get more votes,"
         " or raise config.pretrain.heldout_fraction."
       )
+    unseen = [
+      name
+      for name, share in zip(
+        dataset.classes, np.nansum(heldout_UxC, axis=0), strict=True
+      )
+      if not share
+    ]
+    if unseen:
+      _LOG.warning(
+        "No held-out vote is for %s, so that the offsets fitted on them keep"
+        " the student from choosing it. Get more votes, or raise"
+        " config.pretrain.heldout_fraction.",
+        ", ".join(unseen),
+      )
   splits["train"].release()
   gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
   dev = splits["validation"].split if "validation" in splits else None

@@ -260,6 +260,18 @@ class InputsTest(parameterized.TestCase):
       train.scored_U, np.isin(train.dialogue_U, range(10))
     )
 
+  def test_a_class_without_a_held_out_vote_is_named(self):
+    path = pathlib.Path(self.config.scores)
+    given = scores.read_scores(path)
+    for name, row in given.rows.items():
+      given.rows[name] = dataclasses.replace(
+        row, votes=row.votes * np.array([1, 0, 1], np.uint32)
+      )
+    scores.write_scores(path, given)
+    with self.assertLogs("ppl_jax.inputs", "WARNING") as logged:
+      self.prepare()
+    self.assertIn("No held-out vote is for tell", logged.output[0])
+
   def test_gold_that_is_all_alike(self):
     lines = corpus.lines("train", 30, 0)
     for line in lines:
