@@ -135,32 +135,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     labelled = labelled & is_scored[train.dialogue_U]
   heldout_U = np.zeros(len(labelled), bool)
   if scores:
-    scored_U = train.scored_U
-    heldout_U[scored_U] = sampling.hold_out(
-      train.dialogue_U[scored_U], config.pretrain.heldout_fraction, seed
-    )
-    heldout_UxC = train.scores_UxC[heldout_U]
-    if not calibration.can_fit(heldout_UxC, dataset.task):
-      raise ValueError(
-        "The offsets are fitted on votes that are held out, got"
-        f" {len(heldout_UxC)} utterances of them in {scores} with none that is"
-        " given to some class and has a score for every class. Get more votes,"
-        " or raise config.pretrain.heldout_fraction."
-      )
-    unseen = [
-      name
-      for name, share in zip(
-        dataset.classes, np.nansum(heldout_UxC, axis=0), strict=True
-      )
-      if not share
-    ]
-    if unseen:
-      _LOG.warning(
-        "No held-out vote is for %s, so that the offsets fitted on them keep"
-        " the student from choosing it. Get more votes, or raise"
-        " config.pretrain.heldout_fraction.",
-        ", ".join(unseen),
-      )
+    heldout_U = _held_out(config, dataset, train, scores)
   splits["train"].release()
   gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
   dev = splits["validation"].split if "validation" in splits else None
@@ -206,6 +181,42 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   )
   _log_summary(inputs)
   return inputs
+
+
+def _held_out(
+  config: ConfigDict,
+  dataset: dialogues_lib.Dataset,
+  train: pipeline.SplitArrays,
+  scores: pathlib.Path,
+) -> np.ndarray:
+  """Draws the scored utterances of train that only choices may use: bool [U].
+
+  Raises:
+    ValueError: nothing can be fitted on their scores.
+  """
+  scored_U = train.scored_U
+  heldout_U = np.zeros(len(scored_U), bool)
+  heldout_U[scored_U] = sampling.hold_out(
+    train.dialogue_U[scored_U], config.pretrain.heldout_fraction, config.seed
+  )
+  heldout_UxC = train.scores_UxC[heldout_U]
+  if not calibration.can_fit(heldout_UxC, dataset.task):
+    raise ValueError(
+      "The offsets are fitted on votes that are held out, got"
+      f" {len(heldout_UxC)} utterances of them in {scores} with none that is"
+      " given to some class and has a score for every class. Get more votes,"
+      " or raise config.pretrain.heldout_fraction."
+    )
+  share_C = np.nansum(heldout_UxC, axis=0)
+  unseen = [n for n, s in zip(dataset.classes, share_C, strict=True) if not s]
+  if unseen:
+    _LOG.warning(
+      "No held-out vote is for %s, so that the offsets fitted on them keep the"
+      " student from choosing it. Get more votes, or raise"
+      " config.pretrain.heldout_fraction.",
+      ", ".join(unseen),
+    )
+  return heldout_U
 
 
 def _choose_by(dialogue_M: np.ndarray, seed: int) -> np.ndarray:
