@@ -6,7 +6,7 @@ from absl.testing import absltest, parameterized
 from flax import nnx
 
 from ppl_jax import words
-from ppl_jax.data import pipeline, segments
+from ppl_jax.data import pipeline, plan, segments
 from ppl_jax.models import bert, heads
 
 VOCAB = 5_000
@@ -99,10 +99,10 @@ class RowsTest(parameterized.TestCase):
     self.assertTrue(np.isnan(logits(small, row_V[tokens * 0 + 4_999])).all())
 
   def test_a_batch_holds_rows(self):
-    plan = absltest.mock.Mock(
-      rows_SxN=np.array([[0]]),
+    batch_plan = plan.BatchPlan(
       length=5,
       room=5,
+      rows_SxN=np.array([[0]]),
       index_SxDxK=np.full((1, 1, 1), -1, np.int32),
     )
     row_V = words.rows(self.ids_W, VOCAB)
@@ -110,9 +110,9 @@ class RowsTest(parameterized.TestCase):
       self.materialize.split, lengths_U=np.array([5, 4], np.int32)
     )
     materialize = dataclasses.replace(self.materialize, split=split)
-    ids = materialize(plan)["tokens"]
+    ids = materialize(batch_plan)["tokens"]
     self.assertEqual(ids.tolist(), [[[101, 102, 4_000, 7, 102]]])
-    rows = dataclasses.replace(materialize, row_V=row_V)(plan)["tokens"]
+    rows = dataclasses.replace(materialize, row_V=row_V)(batch_plan)["tokens"]
     np.testing.assert_array_equal(rows, row_V[ids])
 
   def test_what_training_lacks_stays(self):
