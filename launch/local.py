@@ -203,10 +203,13 @@ def _run(command, stop) -> list[tuple[int, int]]:
     (worker, exit status) of those that failed first, empty where none did.
   """
   count, output = _PROCESSES.value, _Output()
-  port = _free_port()
-  # Nobody else on the network shall reach the coordinator.
-  os.environ["JAX_COORDINATOR_BIND_ADDRESS"] = f"127.0.0.1:{port}"
-  with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+  with (
+    contextlib.ExitStack() as stack,
+    selectors.DefaultSelector() as selector,
+    _free_port() as port,
+  ):
+    # Nobody else on the network shall reach the coordinator.
+    os.environ["JAX_COORDINATOR_BIND_ADDRESS"] = f"127.0.0.1:{port}"
     selector.register(stop.wakes, selectors.EVENT_READ)
     workers = []
     for number in range(count):
@@ -266,10 +269,17 @@ def _die_with_parent() -> None:
   ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _free_port() -> int:
+@contextlib.contextmanager
+def _free_port() -> Iterator[int]:
+  """Gives a port that nobody else is given meanwhile.
+
+  It is bound here, and not listened on; the coordinator binds it as well, as
+  gRPC shares the ports of one user.
+  """
   with socket.socket() as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     s.bind(("127.0.0.1", 0))
-    return s.getsockname()[1]
+    yield s.getsockname()[1]
 
 
 def _last_state(line: str) -> str:
