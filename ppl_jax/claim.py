@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ppl_jax import commands
 from ppl_jax.data import atomic
+from ppl_jax.data import dialogues as dialogues_lib
 
 _CONFIG = "config.json"
 _DATA = "data.json"
@@ -49,7 +50,7 @@ def check_data(data: dict[str, str], workdir: pathlib.Path) -> None:
   if not path.exists():
     return
   before = json.loads(path.read_text())
-  changed = [key for key in before if data.get(key) != before[key]]
+  changed = dialogues_lib.changed(before, data)
   if changed:
     raise ValueError(
       f"A workdir belongs to the data that it was trained on, got {workdir}"

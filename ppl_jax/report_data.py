@@ -131,7 +131,7 @@ def _changed_files(workdir, config, dataset) -> list[str]:
   path = workdir / "data.json"
   before = json.loads(path.read_text()) if path.exists() else {}
   now = dialogues_lib.contents(config, dataset)
-  changed = [key for key in before if now.get(key) != before[key]]
+  changed = dialogues_lib.changed(before, now)
   if not changed:
     return []
   return [

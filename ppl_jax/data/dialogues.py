@@ -273,6 +273,11 @@ def contents(config: Mapping[str, Any], dataset: Dataset) -> dict[str, str]:
   return {"config.dataset": dataset.key} | config_files(config)
 
 
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+  """Returns the keys of `contents` before whose data is another now."""
+  return [key for key in before if now.get(key) != before[key]]
+
+
 def config_files(config: Mapping[str, Any]) -> dict[str, str]:
   """Returns the `file_sha256` of files that a config names, by their keys."""
   named = {
