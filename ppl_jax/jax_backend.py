@@ -4,7 +4,6 @@ Shape letters: N segments, T tokens, C classes.
 """
 
 import concurrent.futures
-import os
 import pathlib
 from collections.abc import Iterable
 
@@ -16,7 +15,7 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from jax.typing import DTypeLike
 
-from ppl_jax import checkpoint
+from ppl_jax import checkpoint, cores
 from ppl_jax.models import compiling, pretrained
 from ppl_jax.student import Student
 
@@ -31,6 +30,7 @@ class JaxBackend:
 
   Args:
     workdir: the run's folder.
+    threads: cores that JAX uses, None = all.
     live: compile the shapes of single segments now, not at their first use.
     batch: the like for batches.
 
@@ -45,11 +45,17 @@ class JaxBackend:
   parallel = 1
 
   def __init__(
-    self, workdir: pathlib.Path, *, live: bool = True, batch: bool = True
+    self,
+    workdir: pathlib.Path,
+    threads: int | None = None,
+    *,
+    live: bool = True,
+    batch: bool = True,
   ):
     student = Student.load(workdir)
     self.lengths = _lengths(student.max_length)
     self._device = jax.devices()[0]
+    self._cores = threads or cores.usable()
     graphdef, params = load_student(workdir, student, device=self._device)
     # A flat list is what a compiled function takes with the least ado.
     params, structure = jax.tree.flatten_with_path(params)
@@ -113,10 +119,12 @@ class JaxBackend:
 
     shapes = list(dict.fromkeys(shapes))
     bar = tqdm.tqdm(total=len(shapes), desc="compiling", unit="shape", delay=2)
-    with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with bar, concurrent.futures.ThreadPoolExecutor(cores.usable()) as pool:
       futures = {}
       for shape in shapes:
-        options = compiling.options(self._device.platform, live=shape[0] == 1)
+        options = compiling.options(
+          self._device.platform, live=shape[0] == 1, cores=self._cores
+        )
         futures[shape] = pool.submit(lower(shape).compile, options)
         futures[shape].add_done_callback(lambda _: bar.update())
       return {shape: future.result() for shape, future in futures.items()}

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 
+from ppl_jax import cores
 from ppl_jax.data import segments
 
 try:
@@ -64,7 +65,7 @@ class OnnxBackend:
     self._providers = [name for name in _PROVIDERS if name in available]
     self._threads = threads or 0  # 0: onnxruntime's choice, all cores
     on_cpu = self._providers == ["CPUExecutionProvider"]
-    self.parallel = (threads or _cores()) if on_cpu else 1
+    self.parallel = (threads or cores.usable()) if on_cpu else 1
     self._pool = concurrent.futures.ThreadPoolExecutor(self.parallel)
     self._lock = threading.Lock()
     self._sessions: dict[int, onnxruntime.InferenceSession] = {}
@@ -141,10 +142,3 @@ class _Later:
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     [array] = self._future.result()
     return array if dtype is None else array.astype(dtype)
-
-
-def _cores() -> int:
-  """Returns how many cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

@@ -213,7 +213,7 @@ class Predictor:
         os.environ["PJRT_NPROC"] = str(threads)  # read when JAX starts
       from ppl_jax.jax_backend import JaxBackend
 
-      backend = JaxBackend(workdir, live=live, batch=batch)
+      backend = JaxBackend(workdir, threads, live=live, batch=batch)
     return cls(
       backend,
       tokenizer,

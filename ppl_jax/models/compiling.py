@@ -5,19 +5,24 @@
 # H200, 512 segments of 128 tokens in bfloat16, took 23.9 ms with them and 23.2
 # without, when GELU's gradient still kept a slope.
 _GPU = {"xla_gpu_enable_triton_gemm": False}
-# Without gradients, XLA's own product of [in, out] weights is the fastest for
-# a single segment: a fifth less time than with [out, in] and YNNPACK's. In
-# batches YNNPACK's is, by a twelfth.
-_CPU_LIVE = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# On one core XLA's own product of [in, out] weights is the fastest for a single
+# segment without gradients: a fifth less time than YNNPACK's. On two it takes a
+# tenth more, and half as much again while these share no cache
+# (benchmarks/README.md); in batches a twelfth more.
+_CPU_ONE_CORE_LIVE = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-def options(platform: str, *, live: bool = False) -> dict | None:
+def options(
+  platform: str, *, live: bool = False, cores: int | None = None
+) -> dict | None:
   """Returns `compiler_options` of jax.jit.
 
   Args:
     platform: of the devices: 'cpu', 'gpu', 'tpu'.
     live: for segments that come one at a time.
+    cores: that a CPU's program may use.
   """
   if platform == "gpu":
     return _GPU
-  return _CPU_LIVE if platform == "cpu" and live else None
+  is_one_core_live = platform == "cpu" and live and cores == 1
+  return _CPU_ONE_CORE_LIVE if is_one_core_live else None
