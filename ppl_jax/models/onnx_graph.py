@@ -4,10 +4,10 @@ Written node by node from the weights, so that it needs neither PyTorch nor a
 tracer, runs on any runtime, and computes in the last layer only the token that
 is pooled. onnxruntime fuses what can be fused by itself, when it loads it.
 
-Shape letters: N segments, T tokens, H hidden size, A heads, E head size.
+Shape letters: N segments, T tokens, Q tokens that ask, H hidden size, F
+feed-forward size, C classes.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ppl_jax.models import bert
 
-_OPSET = 20  # the first with Gelu
-_IR_VERSION = 10  # of that operator set; older runtimes refuse newer files
+# The first with Attention, which takes an eighth less time of two cores that
+# share no cache than its parts, and is a twentieth faster where they do.
+_OPSET = 23
+_IR_VERSION = 11  # of that operator set; older runtimes refuse newer files
 
 
 def build(
@@ -38,14 +40,18 @@ def build(
   mask = graph.node("Sub", graph.floats(1), mask)
   mask = graph.node("Mul", mask, graph.floats(-1e30))
   mask_Nx1x1xT = graph.node("Unsqueeze", mask, graph.ints(1, 2))
-  x_NxTxH = graph.embeddings()
-  for layer in range(config.num_hidden_layers):
-    asks_NxQxH = x_NxTxH
-    if layer == config.num_hidden_layers - 1:
-      one = graph.ints(1)
-      asks_NxQxH = graph.node("Slice", x_NxTxH, graph.ints(0), one, one)
-    x_NxTxH = graph.layer(layer, asks_NxQxH, x_NxTxH, mask_Nx1x1xT)
-  x_NxH = graph.node("Squeeze", x_NxTxH, graph.ints(1))
+  # onnxruntime's Attention wants a row for each token that asks.
+  one = graph.ints(1)
+  length = graph.node("Shape", "input_ids", start=1, end=2)
+  shape = graph.node("Concat", one, one, length, one, axis=0)
+  mask_Nx1xTxT = graph.node("Expand", mask_Nx1x1xT, shape)
+  x_NxTxH = graph.embeddings(length)
+  last = config.num_hidden_layers - 1
+  for layer in range(last):
+    x_NxTxH = graph.layer(layer, x_NxTxH, x_NxTxH, mask_Nx1xTxT)
+  first_Nx1xH = graph.node("Slice", x_NxTxH, graph.ints(0), one, one)
+  x_Nx1xH = graph.layer(last, first_Nx1xH, x_NxTxH, mask_Nx1x1xT)
+  x_NxH = graph.node("Squeeze", x_Nx1xH, one)
   x_NxH = graph.node("Tanh", graph.dense("bert.pooler.dense", x_NxH))
   graph.node("Identity", graph.dense("classifier", x_NxH), output="logits")
   return graph.model(len(weights["classifier.bias"]))
@@ -102,7 +108,7 @@ class _Graph:
       epsilon=self._config.layer_norm_eps,
     )
 
-  def embeddings(self) -> str:
+  def embeddings(self, length: str) -> str:
     """Sum of word, token type and position embeddings, normalised."""
     name = "bert.embeddings"
 
@@ -112,7 +118,6 @@ class _Graph:
 
     x_NxTxH = rows("word", "input_ids")
     x_NxTxH = self.node("Add", x_NxTxH, rows("token_type", "token_type_ids"))
-    length = self.node("Shape", "input_ids", start=1, end=2)
     position_TxH = self.node(
       "Slice",
       self.weight(f"{name}.position_embeddings.weight"),
@@ -123,7 +128,10 @@ class _Graph:
     return self.norm(f"{name}.LayerNorm", x_NxTxH)
 
   def layer(self, layer: int, asks_NxQxH: str, x_NxTxH: str, mask: str) -> str:
-    """Self-attention and feed-forward; [N, Q, H] for the tokens that ask."""
+    """Self-attention and feed-forward; [N, Q, H] for the tokens that ask.
+
+    The mask is [N, 1, Q, T].
+    """
     name = f"bert.encoder.layer.{layer}"
     y_NxQxH = self._attention(f"{name}.attention", asks_NxQxH, x_NxTxH, mask)
     y_NxQxH = self.dense(f"{name}.attention.output.dense", y_NxQxH)
@@ -138,26 +146,19 @@ class _Graph:
       f"{name}.output.LayerNorm", self.node("Add", x_NxQxH, y_NxQxH)
     )
 
-  def _attention(self, name: str, asks_NxQxH, x_NxTxH, mask_Nx1x1xT) -> str:
-    A = self._config.num_attention_heads
-    H = self._config.hidden_size
-
-    def heads(kind, x, order):
-      y = self.dense(f"{name}.self.{kind}", x)
-      y = self.node("Reshape", y, self.ints(0, 0, A, H // A))
-      return self.node("Transpose", y, perm=order)
-
-    query_NxAxQxE = heads("query", asks_NxQxH, (0, 2, 1, 3))
-    key_NxAxExT = heads("key", x_NxTxH, (0, 2, 3, 1))
-    value_NxAxTxE = heads("value", x_NxTxH, (0, 2, 1, 3))
-    z_NxAxQxT = self.node("MatMul", query_NxAxQxE, key_NxAxExT)
-    scale = self.floats(1 / math.sqrt(H // A))
-    z_NxAxQxT = self.node("Mul", z_NxAxQxT, scale)
-    z_NxAxQxT = self.node("Add", z_NxAxQxT, mask_Nx1x1xT)
-    weights_NxAxQxT = self.node("Softmax", z_NxAxQxT, axis=-1)
-    y_NxAxQxE = self.node("MatMul", weights_NxAxQxT, value_NxAxTxE)
-    y_NxQxAxE = self.node("Transpose", y_NxAxQxE, perm=(0, 2, 1, 3))
-    return self.node("Reshape", y_NxQxAxE, self.ints(0, 0, H))
+  def _attention(self, name: str, asks_NxQxH, x_NxTxH, mask_Nx1xQxT) -> str:
+    query_NxQxH = self.dense(f"{name}.self.query", asks_NxQxH)
+    key_NxTxH = self.dense(f"{name}.self.key", x_NxTxH)
+    value_NxTxH = self.dense(f"{name}.self.value", x_NxTxH)
+    return self.node(
+      "Attention",
+      query_NxQxH,
+      key_NxTxH,
+      value_NxTxH,
+      mask_Nx1xQxT,
+      q_num_heads=self._config.num_attention_heads,
+      kv_num_heads=self._config.num_attention_heads,
+    )
 
   def model(self, num_classes: int) -> onnx.ModelProto:
     """Returns the model, checked."""
