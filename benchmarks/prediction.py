@@ -22,7 +22,9 @@ second. PyTorch and the bare session sort by length too and pad to the longest
 of a batch; of several batch sizes each has the one that is fastest here.
 live: --utterances utterances one at a time, in blocks of 100 by turns; the
 percentiles of each round, and peak memory. A turn begins with 5 more that are
-not timed: the sides before it took the processor's caches.
+not timed: the sides before it took the processor's caches. On two cores it is
+  measured between blocks how far apart these are (`benchmarks/cores.py`), and
+  percentiles are given for either case too, where both came up.
 start: seconds from starting a process to its first answer to one live line:
 `python -m ppl_jax.predict` without and with a compilation cache, on the ONNX
 export, and PyTorch's side. Files are in the system's cache.
@@ -31,6 +33,7 @@ Prints medians over the rounds with the smallest and the largest, and ratios
 round by round.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -40,12 +43,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tqdm
 from absl import flags
 
-from benchmarks import common
+from benchmarks import common, cores
 from ppl_jax import commands, files, memory, predictor
 from ppl_jax.data import segments, tokenization
 
@@ -64,6 +68,7 @@ _SIDES = flags.DEFINE_list(
 _BLOCK = 100  # utterances of a live turn
 _WARM_UP = 50
 _TURN_WARM_UP = 5
+_FAR = 1.8  # times the least round trip; seen were 1 to 1.6, and 2.1 to 2.5
 _BATCH_TOKENS = (512, 1024, 2048, 4096, 8192)
 
 
@@ -324,16 +329,21 @@ def _live(sides) -> None:
   names, ranks = ("p50", "p95", "p99"), (50, 95, 99)
   percentiles = {rank: {name: [] for name in sides} for rank in names}
   means = {name: [] for name in sides}
-  for turn in tqdm.trange(common.ROUNDS.value, desc="rounds"):
-    seconds = {name: [] for name in sides}
-    for first in range(0, _UTTERANCES.value, _BLOCK):
-      for name, side in sides.items():
-        seconds[name] += side.ask("live", turn=turn, first=first)
-    for name, values in seconds.items():
-      means[name].append(1e3 * statistics.mean(values))
-      found = 1e3 * np.percentile(values, ranks)
-      for rank, value in zip(names, found.tolist(), strict=True):
-        percentiles[rank][name].append(value)
+  blocks = {name: [] for name in sides}
+  with _round_trips() as round_trip:
+    for turn in tqdm.trange(common.ROUNDS.value, desc="rounds"):
+      seconds = {name: [] for name in sides}
+      for first in range(0, _UTTERANCES.value, _BLOCK):
+        for name, side in sides.items():
+          before = round_trip()
+          found = side.ask("live", turn=turn, first=first)
+          blocks[name].append((before, round_trip(), found))
+          seconds[name] += found
+      for name, values in seconds.items():
+        means[name].append(1e3 * statistics.mean(values))
+        found = 1e3 * np.percentile(values, ranks)
+        for rank, value in zip(names, found.tolist(), strict=True):
+          percentiles[rank][name].append(value)
   for name in sides:
     text = ", ".join(
       f"{rank} {common.spread(percentiles[rank][name])}" for rank in names
@@ -344,6 +354,44 @@ def _live(sides) -> None:
   for rank in names:
     print(f"{rank}:", end=" ")
     _print_ratios(percentiles[rank])
+  if common.THREADS.value == "2":
+    _print_by_distance(blocks)
+
+
+@contextlib.contextmanager
+def _round_trips() -> Iterator[Callable[[], float]]:
+  """Gives a function that measures how far apart the cores are, in ns."""
+  if common.THREADS.value == "1":
+    yield lambda: 0.0
+    return
+  with common.sides(["cores"]) as sides:
+    yield lambda: sides["cores"].ask("measure")
+
+
+def _print_by_distance(blocks) -> None:
+  """Prints percentiles of blocks with the cores near, and far apart."""
+  trips = [
+    trip for found in blocks.values() for block in found for trip in block[:2]
+  ]
+  limit = _FAR * min(trips)
+  print(f"between the cores: {common.spread(trips, 0)} ns there and back")
+  for name, found in blocks.items():
+    for where, is_of in (
+      (f"below {limit:.0f} ns", lambda trip: trip < limit),
+      ("above it", lambda trip: trip >= limit),
+    ):
+      values = [
+        1e3 * seconds
+        for before, after, block in found
+        if is_of(before) and is_of(after)
+        for seconds in block
+      ]
+      if values:
+        p50, p99 = np.percentile(values, (50, 99))
+        print(
+          f"{name}, {where}: p50 {p50:.2f}, p99 {p99:.2f} ms, p99 / p50"
+          f" {p99 / p50:.2f}, of {len(values)} utterances"
+        )
 
 
 def _print_ratios(values) -> None:
@@ -417,7 +465,8 @@ def main(argv):
   """Measures one thing and prints."""
   commands.refuse_arguments(argv)
   if common.SIDE.value:
-    common.serve(_Answers)
+    is_cores = common.SIDE.value == "cores"
+    common.serve(cores.RoundTrip if is_cores else _Answers)
     return
   common.refuse_busy()
   print(
