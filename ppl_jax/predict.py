@@ -43,11 +43,7 @@ _IDLE_MINUTES = flags.DEFINE_float(
   "idle_minutes", 30.0, "Forget a live dialogue after so long a silence."
 )
 _THREADS = flags.DEFINE_integer(
-  "threads",
-  None,
-  "Cores to use; all if not given. Live, a small student runs steadier on one"
-  " with JAX, and hardly slower.",
-  lower_bound=1,
+  "threads", None, "Cores to use; all if not given.", lower_bound=1
 )
 _CACHE = flags.DEFINE_string(
   "cache", "~/.cache/ppl_jax/xla", "Where compiled programs are kept."

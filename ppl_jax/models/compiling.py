@@ -6,9 +6,9 @@
 # without, when GELU's gradient still kept a slope.
 _GPU = {"xla_gpu_enable_triton_gemm": False}
 # On one core XLA's own product of [in, out] weights is the fastest for a single
-# segment without gradients: a fifth less time than YNNPACK's. On two it takes a
-# tenth more, and half as much again while these share no cache
-# (benchmarks/README.md); in batches a twelfth more.
+# segment without gradients: a sixth less time than YNNPACK's. On two it takes a
+# tenth more, and half as much again where these share no cache; in batches a
+# twelfth more.
 _CPU_ONE_CORE_LIVE = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
