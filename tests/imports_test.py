@@ -29,6 +29,7 @@ ALLOWED = {
   },
   "ppl_jax.distributed": set(),
   "ppl_jax.memory": set(),
+  "ppl_jax.cores": set(),
   "ppl_jax.predict": {
     "ppl_jax.predictor",
     "ppl_jax.files",
@@ -40,7 +41,7 @@ ALLOWED = {
   "ppl_jax.live": {"ppl_jax.predictor", "ppl_jax.data"},
   "ppl_jax.logits": set(),
   "ppl_jax.files": {"ppl_jax.predictor", "ppl_jax.data"},
-  "ppl_jax.onnx_backend": {"ppl_jax.data"},
+  "ppl_jax.onnx_backend": {"ppl_jax.cores", "ppl_jax.data"},
   # Loads one of the backends, whichever the folder asks for.
   "ppl_jax.predictor": {
     "ppl_jax.data",
@@ -50,6 +51,7 @@ ALLOWED = {
   },
   "ppl_jax.jax_backend": {
     "ppl_jax.checkpoint",
+    "ppl_jax.cores",
     "ppl_jax.models",
     "ppl_jax.student",
   },
