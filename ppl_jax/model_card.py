@@ -43,7 +43,7 @@ def ids(text):
     ).logits[0].numpy()""",
   ),
   "onnx": (
-    """import onnxruntime
+    """import onnxruntime  # 1.23 or later
 import tokenizers""",
     """tokenizer = tokenizers.Tokenizer.from_file(f"{FOLDER}/tokenizer.json")
 tokenizer.encode_special_tokens = True  # "[SEP]" that somebody typed is text
