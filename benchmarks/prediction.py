@@ -23,8 +23,8 @@ of a batch; of several batch sizes each has the one that is fastest here.
 live: --utterances utterances one at a time, in blocks of 100 by turns; the
 percentiles of each round, and peak memory. A turn begins with 5 more that are
 not timed: the sides before it took the processor's caches. On two cores it is
-  measured between blocks how far apart these are (`benchmarks/cores.py`), and
-  percentiles are given for either case too, where both came up.
+measured between blocks how far apart these are (`benchmarks/cores.py`), and the
+percentiles of either case are printed too.
 start: seconds from starting a process to its first answer to one live line:
 `python -m ppl_jax.predict` without and with a compilation cache, on the ONNX
 export, and PyTorch's side. Files are in the system's cache.
