@@ -19,7 +19,6 @@ and is answered at once. A line that cannot be used is answered with
 
 import gc
 import logging
-import os
 import pathlib
 import sys
 
@@ -103,8 +102,6 @@ def _stream(workdir: pathlib.Path) -> None:
 
 def _predictor(workdir: pathlib.Path, *, is_live: bool) -> Predictor:
   if not (workdir / "model.onnx").exists():
-    if _THREADS.value:
-      os.environ["PJRT_NPROC"] = str(_THREADS.value)
     from ppl_jax import jax_backend
 
     jax_backend.use_cache(pathlib.Path(_CACHE.value).expanduser())
