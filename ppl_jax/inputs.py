@@ -150,7 +150,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     if fraction:
       dev_U[gold_U] = _choose_by(train.dialogue_U[gold_U], seed)
       gold_U &= ~dev_U
-  _check_gold(train.gold_UxC[gold_U], dataset.classes, votes=bool(scores))
+  gold_MxC = mapped.take(train.gold_UxC, gold_U)
+  _check_gold(gold_MxC, dataset.classes, votes=bool(scores))
   mesh = sharding.make_mesh(
     config.batch.shards,
     accumulation=config.batch.accumulation,
@@ -199,7 +200,7 @@ def _held_out(
   heldout_U[scored_U] = sampling.hold_out(
     train.dialogue_U[scored_U], config.pretrain.heldout_fraction, config.seed
   )
-  heldout_UxC = train.scores_UxC[heldout_U]
+  heldout_UxC = mapped.take(train.scores_UxC, heldout_U)
   if not calibration.can_fit(heldout_UxC, dataset.task):
     raise ValueError(
       "The offsets are fitted on votes that are held out, got"

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ppl_jax.data import mapped, pipeline
+from ppl_jax.data import pipeline
 
 _TABLE = re.compile(r"\bembeddings\b.*\bword\b.*\bembedding\b")
 # W is a multiple of this: of much the same words, much the same is compiled.
@@ -48,7 +48,7 @@ def find(
     is_used = is_used_D[dialogue_U[start : start + _STRETCH]]
     ids = tokens.ids[offsets[0] : offsets[-1]]
     is_word_V[ids[np.repeat(is_used, np.diff(offsets))]] = True
-    mapped.release(tokens.ids)
+    materialize.release()
   missing = -int(is_word_V.sum()) % _MULTIPLE
   is_word_V[np.flatnonzero(~is_word_V)[:missing]] = True
   return np.flatnonzero(is_word_V).astype(np.int32)

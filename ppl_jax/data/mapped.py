@@ -7,6 +7,8 @@ import tempfile
 
 import numpy as np
 
+_STRETCH = 16_384  # rows read at once
+
 
 class Rows:
   """Rows in a file without a name, to be mapped once they are all there.
@@ -66,6 +68,27 @@ def moved(array: np.ndarray, folder: str | os.PathLike[str]) -> np.ndarray:
   with Rows(folder, array.dtype, array.shape[1:]) as rows:
     rows.append(array)
     return rows.map()
+
+
+def take(array: np.ndarray, is_taken: np.ndarray) -> np.ndarray:
+  """Returns some rows of an array, in memory for those alone.
+
+  Args:
+    array: mapped, or not.
+    is_taken: bool, whether a row is wanted.
+
+  Returns:
+    `array[is_taken]`.
+  """
+  out = np.empty((np.count_nonzero(is_taken), *array.shape[1:]), array.dtype)
+  end = 0
+  for start in range(0, len(array), _STRETCH):
+    some = slice(start, start + _STRETCH)
+    rows = array[some][is_taken[some]]
+    out[end : end + len(rows)] = rows
+    end += len(rows)
+    release(array)
+  return out
 
 
 def release(array: np.ndarray) -> None:

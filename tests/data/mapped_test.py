@@ -1,9 +1,19 @@
+import pathlib
+import sys
 import tempfile
 
 import numpy as np
 from absl.testing import absltest
 
 from ppl_jax.data import mapped
+
+
+def resident_file_pages():
+  """Returns the bytes of files that this process has in memory."""
+  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+    if line.startswith("RssFile:"):
+      return 1_024 * int(line.split()[1])
+  raise AssertionError("no RssFile")
 
 
 class RowsTest(absltest.TestCase):
@@ -30,6 +40,33 @@ class RowsTest(absltest.TestCase):
   def test_no_rows(self):
     with mapped.Rows(self.folder, bool) as rows:
       self.assertEqual(rows.map().shape, (0,))
+
+  def test_some_rows(self):
+    expected = np.random.default_rng(0).random((40_000, 2))
+    with mapped.Rows(self.folder, float, (2,)) as rows:
+      rows.append(expected)
+      array = rows.map()
+    for step in (1, 7, 50_000):
+      is_taken = np.arange(40_000) % step == 1 % step
+      taken = mapped.take(array, is_taken)
+      np.testing.assert_array_equal(taken, expected[is_taken])
+      self.assertEqual(
+        mapped.take(array[:, 0], is_taken).shape, taken[:, 0].shape
+      )
+    self.assertEqual(mapped.take(array, np.zeros(40_000, bool)).shape, (0, 2))
+
+  @absltest.skipUnless(sys.platform == "linux", "needs /proc")
+  def test_taking_some_rows_leaves_none_of_the_file_in_memory(self):
+    with mapped.Rows(self.folder, np.float32, (16,)) as rows:
+      for _ in range(64):
+        rows.append(np.ones((16_384, 16)))
+      array = rows.map()
+    is_taken = np.arange(len(array)) % 100 == 0
+    before = resident_file_pages()
+    taken = mapped.take(array, is_taken)
+    self.assertLess(resident_file_pages() - before, array.nbytes / 16)
+    np.testing.assert_array_equal(taken, array[is_taken])
+    self.assertGreater(resident_file_pages() - before, array.nbytes / 2)
 
   def test_arrays_in_memory_have_nothing_to_release(self):
     array = np.arange(3)
