@@ -3,22 +3,21 @@
     python -m benchmarks.scaling --folder=DIR
 
 Generated corpora of the sizes --dialogues, the quickstart's encoder. For each,
-in processes of their own: the preparation of a run in full (dialogues, votes,
-scores, vocabulary, tokens), then --steps training steps in five stretches,
-after a step on every length of batch. The process that trains opens what was
-prepared, as a run that goes on does.
+in a process of its own, the preparation of a run in full: dialogues, votes,
+scores, vocabulary, tokens. Then a process for each opens what was prepared, as
+a run that goes on does, takes a step on every length of batch, and --steps
+training steps in five stretches, in turn with the others.
 
 Results lie as JSON lines in DIR/results.jsonl, and what is there is not
 measured again: a command that was killed goes on. DIR also keeps what was
-prepared; delete it to measure anew. Prints each size's figures, and its largest
-ratio to the smallest corpus. 40 minutes on 2 cores at 1,000, 10,000 and 100,000
+prepared; delete it to measure anew. Prints each size's figures, and their
+ratios to the smallest corpus. 8 minutes on 2 cores at 1,000, 10,000 and 100,000
 dialogues, most of it preparation.
 """
 
 import contextlib
 import json
 import pathlib
-import statistics
 import time
 
 from absl import flags
@@ -32,62 +31,61 @@ _SIZES = flags.DEFINE_multi_integer(
 )
 _STEPS = flags.DEFINE_integer("steps", 200, "Steps, in five stretches.")
 _FOLDER = flags.DEFINE_string("folder", None, "Of results and of the data.")
-_SIZE = flags.DEFINE_integer("size", None, "Of a child process.")
 
 _STRETCHES = 5
 
 
-def _config():
-  config = quickstart.get_config()
-  config.dataset.options.train = _SIZE.value
-  config.dataset.data_dir = str(_place() / "data")
-  return config
+class _Run:
+  """A corpus of some size, and its folder."""
+
+  def __init__(self, size: int):
+    self.folder = pathlib.Path(_FOLDER.value).expanduser() / str(size)
+    self.config = quickstart.get_config()
+    self.config.dataset.options.train = size
+    self.config.dataset.data_dir = str(self.folder / "data")
 
 
-def _place() -> pathlib.Path:
-  return pathlib.Path(_FOLDER.value).expanduser() / str(_SIZE.value)
-
-
-class _Prepare:
+class _Prepare(_Run):
   """Everything before the first step, once."""
 
   def measure(self) -> dict:
     from ppl_jax import inputs
 
     start = time.perf_counter()
-    inputs.prepare(_config(), _place() / "prepared")
+    inputs.prepare(self.config, self.folder / "prepared")
     return {
       "seconds": time.perf_counter() - start,
       "peak_mib": common.memory()["peak"],
     }
 
 
-class _Train:
+class _Train(_Run):
   """Steps on what was prepared."""
 
-  def measure(self) -> dict:
+  def open(self) -> dict:
     from benchmarks import first_phase
     from ppl_jax import inputs as inputs_lib
 
-    config = _config()
-    config.scores = str(_place() / "prepared" / "scores.parquet")
-    workdir = _place() / "trained"
+    self.config.scores = str(self.folder / "prepared" / "scores.parquet")
+    workdir = self.folder / "trained"
     start = time.perf_counter()
-    inputs = inputs_lib.prepare(config, workdir)
-    opened = time.perf_counter() - start, common.memory()
-    run = first_phase.FirstPhase(inputs, workdir, _STEPS.value)
-    run.warm_up()
-    steps = _STEPS.value // _STRETCHES
-    milliseconds = []
-    for _ in range(_STRETCHES):
-      _, seconds = run.take(steps)
-      milliseconds.append(1e3 * seconds / steps)
-    return {
-      "open_seconds": opened[0],
-      "open_peak_mib": opened[1]["peak"],
-      "milliseconds_a_step": milliseconds,
-      "peak_mib": common.memory()["peak"],
+    inputs = inputs_lib.prepare(self.config, workdir)
+    opened = {
+      "open_seconds": time.perf_counter() - start,
+      "open_peak_mib": common.memory()["peak"],
     }
+    self._run = first_phase.FirstPhase(inputs, workdir, _STEPS.value)
+    self._run.warm_up()
+    return opened
+
+  def step(self) -> float:
+    """Takes a stretch; returns the milliseconds of a step."""
+    steps = _STEPS.value // _STRETCHES
+    _, seconds = self._run.take(steps)
+    return 1e3 * seconds / steps
+
+  def peak_mib(self) -> float:
+    return common.memory()["peak"]
 
 
 _KINDS = {"prepare": _Prepare, "train": _Train}
@@ -98,7 +96,8 @@ def main(argv):
   commands.refuse_arguments(argv)
   if common.SIDE.value:
     memory.one_arena()  # as main does
-    common.serve(_KINDS[common.SIDE.value])
+    part, size = common.SIDE.value.split("-")
+    common.serve(lambda: _KINDS[part](int(size)))
     return
   if _STEPS.value < _STRETCHES:
     raise ValueError(
@@ -113,18 +112,43 @@ def main(argv):
     for line in path.read_text().splitlines():
       result = json.loads(line)
       results[result["dialogues"], result["part"]] = result
+
+  def keep(size, part, measured):
+    results[size, part] = {"dialogues": size, "part": part, **measured}
+    with path.open("a") as f:
+      f.write(json.dumps(results[size, part]) + "\n")
+
   for size in _SIZES.value:
-    for part in _KINDS:
-      if (size, part) not in results:
-        print(f"{size} dialogues: {part} ...", flush=True)
-        with common.sides([part], f"--size={size}") as sides:
-          measured = sides[part].ask("measure")
-        result = {"dialogues": size, "part": part, **measured}
-        results[size, part] = result
-        with path.open("a") as f:
-          f.write(json.dumps(result) + "\n")
+    if (size, "prepare") not in results:
+      print(f"{size} dialogues: preparation ...", flush=True)
+      name = f"prepare-{size}"
+      with common.sides([name]) as sides:
+        keep(size, "prepare", sides[name].ask("measure"))
+  # Together or not at all: a machine is not the same a minute later.
+  if any((size, "train") not in results for size in _SIZES.value):
+    print("Training ...", flush=True)
+    for size, measured in _train(_SIZES.value).items():
+      keep(size, "train", measured)
+  for size in _SIZES.value:
     _print(size, results)
   _print_growth(results)
+
+
+def _train(sizes: list[int]) -> dict[int, dict]:
+  """Trains on each size, a stretch of steps in turn."""
+  names = {size: f"train-{size}" for size in sizes}
+  with common.sides(list(names.values())) as sides:
+    runs = {size: sides[name] for size, name in names.items()}
+    measured = {
+      size: run.ask("open") | {"milliseconds_a_step": []}
+      for size, run in runs.items()
+    }
+    for _ in range(_STRETCHES):
+      for size, run in runs.items():
+        measured[size]["milliseconds_a_step"].append(run.ask("step"))
+    for size, run in runs.items():
+      measured[size]["peak_mib"] = run.ask("peak_mib")
+  return measured
 
 
 def _print(size: int, results: dict) -> None:
@@ -141,19 +165,18 @@ def _print(size: int, results: dict) -> None:
 
 def _print_growth(results: dict) -> None:
   smallest = min(_SIZES.value)
-  for name, value in (
-    ("preparation, peak", lambda size: results[size, "prepare"]["peak_mib"]),
-    ("training, peak", lambda size: results[size, "train"]["peak_mib"]),
-    (
-      "training, ms a step",
-      lambda size: statistics.median(
-        results[size, "train"]["milliseconds_a_step"]
-      ),
-    ),
+  for part, name, text in (
+    ("prepare", "peak_mib", "preparation, peak"),
+    ("train", "peak_mib", "training, peak"),
+    ("train", "milliseconds_a_step", "training, ms a step"),
   ):
-    ratios = {size: value(size) / value(smallest) for size in _SIZES.value}
-    text = ", ".join(f"{ratio:.2f} at {n}" for n, ratio in ratios.items())
-    print(f"{name}, against {smallest} dialogues: {text}")
+    value = {size: results[size, part][name] for size in _SIZES.value}
+    if name == "milliseconds_a_step":  # round by round
+      ratio = {n: common.ratios(v, value[smallest]) for n, v in value.items()}
+    else:
+      ratio = {n: f"{v / value[smallest]:.2f}" for n, v in value.items()}
+    growth = ", ".join(f"{r} at {n}" for n, r in ratio.items())
+    print(f"{text}, against {smallest} dialogues: {growth}")
 
 
 if __name__ == "__main__":
