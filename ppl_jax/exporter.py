@@ -235,14 +235,16 @@ def _quantise(folder: pathlib.Path) -> None:
   """Gives model.onnx weights of 8 bits, where that costs few labels.
 
   What the second map of the feed-forward reads has outliers that one scale for
-  all does not hold: with it in 8 bits twice as many labels change. The pooler
-  and the scorer are too small to gain from it.
+  all does not hold: with it in 8 bits twice as many labels change. Maps
+  of one token alone, as pooler and scorer are, are too small to gain from it.
   """
   import onnx
   from onnxruntime import quantization
 
   whole, small = folder / "model.onnx", folder / "small.onnx"
-  kept = re.compile(r"layer\.\d+\.output\.dense|pooler|classifier")
+  kept = re.compile(
+    r"layer\.\d+\.output\.dense|self\.(key|value)$|pooler|classifier"
+  )
   nodes = onnx.load(whole, load_external_data=False).graph.node
   log = logging.getLogger()
   level = log.level
