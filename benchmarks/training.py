@@ -71,10 +71,10 @@ class _Ours:
   """The first phase of a run; also writes what the other sides read."""
 
   def __init__(self):
+    memory.one_arena()  # as main does
     from benchmarks import first_phase
     from ppl_jax import inputs as inputs_lib
 
-    memory.one_arena()  # as main does
     config = commands.CONFIG.value
     config.model.pretrained = _MODEL.value
     config.pretrain.objective = "pairwise"

@@ -7,6 +7,11 @@ was killed goes on from its last checkpoint when the same command is given, on
 other devices too. On several machines, give the same command on each.
 """
 
+# ruff: noqa: E402
+from ppl_jax import memory
+
+memory.one_arena()  # before an import starts a thread that has its own
+
 import contextlib
 import logging
 import pathlib
@@ -14,7 +19,7 @@ import pathlib
 import jax
 from absl import flags
 
-from ppl_jax import claim, commands, distributed, memory, train
+from ppl_jax import claim, commands, distributed, train
 from ppl_jax import inputs as inputs_lib
 
 _LOG = logging.getLogger("ppl_jax.main")
@@ -26,7 +31,6 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv):
   """Runs training with the flags."""
   commands.refuse_arguments(argv)
-  memory.one_arena()
   config = commands.CONFIG.value
   with commands.user_errors():
     distributed.join()

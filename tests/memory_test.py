@@ -27,6 +27,18 @@ for _ in range(8):
   print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+# Prints malloc's arenas after the import of a module, and a thread more.
+_ARENAS = """
+import ctypes, importlib, sys, threading
+importlib.import_module(sys.argv[1])
+thread = threading.Thread(target=lambda: bytearray(100_000))
+thread.start()
+thread.join()
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
 
 def faults(how):
   """Returns the pages of a call's buffers, and the faults of late calls."""
@@ -46,6 +58,19 @@ class MemoryTest(absltest.TestCase):
     pages, left = faults("kept")
     self.assertGreater(pages, 20_000)  # more than an arena of a thread holds
     self.assertLess(left, pages / 20)
+
+  def test_training_has_one_arena_whatever_its_imports_start(self):
+    def arenas(module):
+      output = subprocess.run(
+        [sys.executable, "-c", _ARENAS, module],
+        check=True,
+        capture_output=True,
+        text=True,
+      ).stdout
+      return output.count("<heap nr=")
+
+    self.assertEqual(arenas("ppl_jax.main"), 1)
+    self.assertGreater(arenas("json"), 1)  # or that would show nothing
 
 
 if __name__ == "__main__":
