@@ -4,20 +4,21 @@
 
 Generated corpora of the sizes --dialogues, the quickstart's encoder. For each,
 in a process of its own, the preparation of a run in full: dialogues, votes,
-scores, vocabulary, tokens. Then a process for each opens what was prepared, as
-a run that goes on does, takes a step on every length of batch, and --steps
-training steps in five stretches, in turn with the others.
+scores, vocabulary, tokens. Then a process for each opens what was prepared,
+takes a step on every length of batch, and --steps training steps in five
+stretches, in turn with the others: minutes apart the machine is another.
 
-Results lie as JSON lines in DIR/results.jsonl, and what is there is not
-measured again: a command that was killed goes on. DIR also keeps what was
-prepared; delete it to measure anew. Prints each size's figures, and their
-ratios to the smallest corpus. 8 minutes on 2 cores at 1,000, 10,000 and 100,000
+What preparations took lies as JSON lines in DIR/prepared.jsonl, beside what
+they prepared, and is not measured again: a command that was killed goes on.
+Delete DIR to measure all anew. Prints each size's figures, and their ratios to
+the smallest corpus. 8 minutes on 2 cores at 1,000, 10,000 and 100,000
 dialogues, most of it preparation.
 """
 
 import contextlib
 import json
 import pathlib
+import shutil
 import time
 
 from absl import flags
@@ -51,6 +52,7 @@ class _Prepare(_Run):
   def measure(self) -> dict:
     from ppl_jax import inputs
 
+    shutil.rmtree(self.folder, ignore_errors=True)  # of a killed command
     start = time.perf_counter()
     inputs.prepare(self.config, self.folder / "prepared")
     return {
@@ -66,8 +68,11 @@ class _Train(_Run):
     from benchmarks import first_phase
     from ppl_jax import inputs as inputs_lib
 
-    self.config.scores = str(self.folder / "prepared" / "scores.parquet")
-    workdir = self.folder / "trained"
+    prepared, workdir = self.folder / "prepared", self.folder / "trained"
+    self.config.scores = str(prepared / "scores.parquet")
+    shutil.rmtree(workdir, ignore_errors=True)
+    workdir.mkdir()
+    shutil.copy(prepared / "tokenizer.json", workdir)
     start = time.perf_counter()
     inputs = inputs_lib.prepare(self.config, workdir)
     opened = {
@@ -104,34 +109,40 @@ def main(argv):
       f"--steps must be at least {_STRETCHES}, got {_STEPS.value}. Raise it."
     )
   common.refuse_busy()
+  sizes = sorted(set(_SIZES.value))
+  prepared = _prepare(sizes)
+  print("Training ...", flush=True)
+  trained = _train(sizes)
+  for size in sizes:
+    _print(size, prepared[size], trained[size])
+  for name, results in ("preparation", prepared), ("training", trained):
+    first = results[sizes[0]]["peak_mib"]
+    ratios = {n: f"{results[n]['peak_mib'] / first:.2f}" for n in sizes}
+    _print_ratios(f"{name}, peak", ratios)
+  steps = {n: trained[n]["milliseconds_a_step"] for n in sizes}
+  ratios = {n: common.ratios(steps[n], steps[sizes[0]]) for n in sizes}
+  _print_ratios("training, ms a step", ratios)
+
+
+def _prepare(sizes: list[int]) -> dict[int, dict]:
+  """Prepares what is not there yet; returns what each size took."""
   folder = pathlib.Path(_FOLDER.value).expanduser()
   folder.mkdir(parents=True, exist_ok=True)
-  path = folder / "results.jsonl"
-  results = {}
+  path, prepared = folder / "prepared.jsonl", {}
   with contextlib.suppress(FileNotFoundError):
     for line in path.read_text().splitlines():
       result = json.loads(line)
-      results[result["dialogues"], result["part"]] = result
-
-  def keep(size, part, measured):
-    results[size, part] = {"dialogues": size, "part": part, **measured}
+      prepared[result["dialogues"]] = result
+  for size in sizes:
+    if size in prepared:
+      continue
+    print(f"{size} dialogues: preparation ...", flush=True)
+    name = f"prepare-{size}"
+    with common.sides([name]) as sides:
+      prepared[size] = {"dialogues": size, **sides[name].ask("measure")}
     with path.open("a") as f:
-      f.write(json.dumps(results[size, part]) + "\n")
-
-  for size in _SIZES.value:
-    if (size, "prepare") not in results:
-      print(f"{size} dialogues: preparation ...", flush=True)
-      name = f"prepare-{size}"
-      with common.sides([name]) as sides:
-        keep(size, "prepare", sides[name].ask("measure"))
-  # Together or not at all: a machine is not the same a minute later.
-  if any((size, "train") not in results for size in _SIZES.value):
-    print("Training ...", flush=True)
-    for size, measured in _train(_SIZES.value).items():
-      keep(size, "train", measured)
-  for size in _SIZES.value:
-    _print(size, results)
-  _print_growth(results)
+      f.write(json.dumps(prepared[size]) + "\n")
+  return prepared
 
 
 def _train(sizes: list[int]) -> dict[int, dict]:
@@ -139,20 +150,19 @@ def _train(sizes: list[int]) -> dict[int, dict]:
   names = {size: f"train-{size}" for size in sizes}
   with common.sides(list(names.values())) as sides:
     runs = {size: sides[name] for size, name in names.items()}
-    measured = {
+    trained = {
       size: run.ask("open") | {"milliseconds_a_step": []}
       for size, run in runs.items()
     }
     for _ in range(_STRETCHES):
       for size, run in runs.items():
-        measured[size]["milliseconds_a_step"].append(run.ask("step"))
+        trained[size]["milliseconds_a_step"].append(run.ask("step"))
     for size, run in runs.items():
-      measured[size]["peak_mib"] = run.ask("peak_mib")
-  return measured
+      trained[size]["peak_mib"] = run.ask("peak_mib")
+  return trained
 
 
-def _print(size: int, results: dict) -> None:
-  prepared, trained = (results[size, part] for part in _KINDS)
+def _print(size: int, prepared: dict, trained: dict) -> None:
   print(
     f"{size} dialogues: preparation {prepared['seconds']:.0f} s, peak"
     f" {prepared['peak_mib']:.0f} MiB; training"
@@ -163,20 +173,9 @@ def _print(size: int, results: dict) -> None:
   )
 
 
-def _print_growth(results: dict) -> None:
-  smallest = min(_SIZES.value)
-  for part, name, text in (
-    ("prepare", "peak_mib", "preparation, peak"),
-    ("train", "peak_mib", "training, peak"),
-    ("train", "milliseconds_a_step", "training, ms a step"),
-  ):
-    value = {size: results[size, part][name] for size in _SIZES.value}
-    if name == "milliseconds_a_step":  # round by round
-      ratio = {n: common.ratios(v, value[smallest]) for n, v in value.items()}
-    else:
-      ratio = {n: f"{v / value[smallest]:.2f}" for n, v in value.items()}
-    growth = ", ".join(f"{r} at {n}" for n, r in ratio.items())
-    print(f"{text}, against {smallest} dialogues: {growth}")
+def _print_ratios(what: str, ratios: dict[int, str]) -> None:
+  text = ", ".join(f"{ratio} at {size}" for size, ratio in ratios.items())
+  print(f"{what}, against {min(ratios)} dialogues: {text}")
 
 
 if __name__ == "__main__":

@@ -235,8 +235,9 @@ def _quantise(folder: pathlib.Path) -> None:
   """Gives model.onnx weights of 8 bits, where that costs few labels.
 
   What the second map of the feed-forward reads has outliers that one scale for
-  all does not hold: with it in 8 bits twice as many labels change. Maps
-  of one token alone, as pooler and scorer are, are too small to gain from it.
+  all does not hold: with it in 8 bits twice as many labels change. The pooler
+  and the scorer are too small to gain from it. The last layer has a key and a
+  value for each head (`attention_of_one`), which onnxruntime cannot run so.
   """
   import onnx
   from onnxruntime import quantization

@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -27,6 +28,8 @@ for _ in range(8):
   print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+# Settings that a user's own environment may have.
+_OF_MALLOC = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD")
 # Prints malloc's arenas after the import of a module, and a thread more.
 _ARENAS = """
 import ctypes, importlib, sys, threading
@@ -66,6 +69,7 @@ class MemoryTest(absltest.TestCase):
         check=True,
         capture_output=True,
         text=True,
+        env={k: v for k, v in os.environ.items() if k not in _OF_MALLOC},
       ).stdout
       return output.count("<heap nr=")
 

@@ -79,7 +79,15 @@ def take(array: np.ndarray, is_taken: np.ndarray) -> np.ndarray:
 
   Returns:
     `array[is_taken]`.
+
+  Raises:
+    IndexError: there are not as many bools as rows.
   """
+  if len(is_taken) != len(array):
+    raise IndexError(
+      "There must be a bool for each row, got"
+      f" {len(is_taken)} for {len(array)} rows. Pass the array's own."
+    )
   out = np.empty((np.count_nonzero(is_taken), *array.shape[1:]), array.dtype)
   end = 0
   for start in range(0, len(array), _STRETCH):

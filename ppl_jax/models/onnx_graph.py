@@ -4,12 +4,12 @@ Written node by node from the weights, so that it needs neither PyTorch nor a
 tracer, runs on any runtime, and computes in the last layer only the token that
 is pooled. onnxruntime fuses what can be fused by itself, when it loads it.
 
-What cannot change a logit is not computed. A key's bias adds the same to all
-scores that a token gives, and the shares of attention add up to 1, so that the
-values' bias is one of the output: neither is added here. Where one token asks,
-no token needs a key or a value of its own: the query is mapped to hidden
-states, and what it attends to is mapped to values. Together 3 % of a batch's
-time on a CPU, and 4 % of a single segment's.
+What changes no logit, but for rounding, is not computed. A key's bias adds the
+same to all scores that a token gives. The values' bias adds a constant to what
+attention returns, as its weights add up to 1, and is part of its output's bias.
+Where one token asks, no token needs a key or a value of its own: the query is
+mapped to hidden states, and what it attends to is mapped to values. Together
+3 % of a batch's time on a CPU, and 4 % of a single segment's.
 
 Shape letters: N segments, T tokens, Q tokens that ask, H hidden size, A heads,
 E head size, F feed-forward size, C classes.
@@ -56,11 +56,11 @@ def build(
   last = config.num_hidden_layers - 1
   for layer in range(last):
     y_NxTxH = graph.attention(layer, x_NxTxH, mask_Nx1xTxT)
-    x_NxTxH = graph.rest(layer, x_NxTxH, y_NxTxH)
+    x_NxTxH = graph.feed_forward(layer, x_NxTxH, y_NxTxH)
   first_Nx1xH = graph.node("Slice", x_NxTxH, graph.ints(0), one, one)
   mask_Nx1xT = graph.node("Unsqueeze", mask_NxT, one)
   y_Nx1xH = graph.attention_of_one(last, first_Nx1xH, x_NxTxH, mask_Nx1xT)
-  x_Nx1xH = graph.rest(last, first_Nx1xH, y_Nx1xH)
+  x_Nx1xH = graph.feed_forward(last, first_Nx1xH, y_Nx1xH)
   x_NxH = graph.node("Squeeze", x_Nx1xH, one)
   x_NxH = graph.node("Tanh", graph.dense("bert.pooler.dense", x_NxH))
   graph.node("Identity", graph.dense("classifier", x_NxH), output="logits")
@@ -162,7 +162,11 @@ class _Graph:
   def attention_of_one(
     self, layer: int, asks_Nx1xH: str, x_NxTxH: str, mask_Nx1xT: str
   ) -> str:
-    """Returns what one token of each segment attends to."""
+    """Returns what one token of each segment attends to.
+
+    A head's matrix of keys, scaled, maps the query to what hidden states are
+    compared with; its matrix of values maps their weighted mean.
+    """
     name = f"{_prefix(layer)}.attention"
     A = self._config.num_attention_heads
     H = self._config.hidden_size
@@ -199,8 +203,8 @@ class _Graph:
     y_NxQxH = self.matmul(output, y_NxQxH)
     return self.node("Add", y_NxQxH, self._tensor(f"{output}.bias", bias_H))
 
-  def rest(self, layer: int, x_NxQxH: str, y_NxQxH: str) -> str:
-    """A layer's remainder, of its tokens and what they attend to."""
+  def feed_forward(self, layer: int, x_NxQxH: str, y_NxQxH: str) -> str:
+    """What follows attention: norm, feed-forward, norm."""
     name = _prefix(layer)
     x_NxQxH = self.norm(
       f"{name}.attention.output.LayerNorm",
