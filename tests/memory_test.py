@@ -43,15 +43,20 @@ libc.fflush(None)
 """
 
 
-def faults(how):
-  """Returns the pages of a call's buffers, and the faults of late calls."""
-  output = subprocess.run(
-    [sys.executable, "-c", _CALLS, how],
+def printed(script, argument):
+  """Returns what a script prints in a process of its own."""
+  return subprocess.run(
+    [sys.executable, "-c", script, argument],
     check=True,
     capture_output=True,
     text=True,
+    env={k: v for k, v in os.environ.items() if k not in _OF_MALLOC},
   ).stdout
-  pages, *faults = map(int, output.split())
+
+
+def faults(how):
+  """Returns the pages of a call's buffers, and the faults of late calls."""
+  pages, *faults = map(int, printed(_CALLS, how).split())
   return pages, min(faults[4:])
 
 
@@ -64,14 +69,7 @@ class MemoryTest(absltest.TestCase):
 
   def test_training_has_one_arena_whatever_its_imports_start(self):
     def arenas(module):
-      output = subprocess.run(
-        [sys.executable, "-c", _ARENAS, module],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k not in _OF_MALLOC},
-      ).stdout
-      return output.count("<heap nr=")
+      return printed(_ARENAS, module).count("<heap nr=")
 
     self.assertEqual(arenas("ppl_jax.main"), 1)
     self.assertGreater(arenas("json"), 1)  # or that would show nothing
