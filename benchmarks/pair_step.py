@@ -7,24 +7,17 @@ ALPHA, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 0.5, 1e-4, 0.01, 1.0
 
 def ours(graphdef, params, mesh) -> tuple[Callable, object]:
   """Returns the project's jitted step, and the state that it starts from."""
-  from ppl_jax import optim, train_step
+  from ppl_jax import objective, optim, train_step
 
   optimizer = optim.adamw(
     LEARNING_RATE, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM
   )
-  objective = train_step.Objective(
-    pairwise=1.0,
-    pointwise=0.0,
-    gold=0.0,
+  pairs = objective.Objective(
+    weights=(("pairs", 1.0),),
     task="single_label",
-    alpha=ALPHA,
-    targets="hard",
-    equal_labels=False,
-    cross=False,
+    pairs=objective.PairSettings(targets="hard", alpha=ALPHA),
   )
-  step = train_step.make_train_step(
-    graphdef, params, optimizer, objective, mesh
-  )
+  step = train_step.make_train_step(graphdef, params, optimizer, pairs, mesh)
   return step, train_step.init_state(params, optimizer, mesh)
 
 

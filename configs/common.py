@@ -30,6 +30,9 @@ def get_config() -> config_dict.ConfigDict:
   # From labels of votes made for other classes to the class they count as.
   config.votes.counts_as = config_dict.ConfigDict()
   config.votes.split = "train"  # the split that was voted on
+  # Smoothed scores are those after so many more votes, which say what the class
+  # is like on average; hard labels and `plurality` take the votes as they are.
+  config.votes.prior = 1.0
 
   config.labeling = config_dict.ConfigDict()
   config.labeling.endpoint = "https://api.openai.com/v1"
@@ -72,6 +75,10 @@ def get_config() -> config_dict.ConfigDict:
   # Hub name, local folder in Hugging Face layout, or "" for from scratch.
   config.model.pretrained = ""
   config.model.pretrained_layers = 0  # its first so many; 0: all
+  # What of a segment the scorer reads: "pooler" (BERT's own), "cls", or "mean"
+  # (over the tokens of its utterance); "auto": where a linear probe is best.
+  config.model.pooling = "auto"
+  config.model.warm_start = True  # the scorer starts as that linear probe
   config.model.dropout = 0.1
   config.model.dtype = "float32"  # compute; or "bfloat16"
   config.model.remat = False  # compute layers twice to save their memory
@@ -99,26 +106,43 @@ def get_config() -> config_dict.ConfigDict:
   config.mesh.data = -1
   config.mesh.fsdp = 1
 
+  config.pretrain = config_dict.ConfigDict()
+  # A set of terms: auto, pairwise, pointwise, joint, softmax, plurality,
+  # swapped, paper or none, see `ppl_jax/objective.py`. auto is swapped pairs +
+  # softmax, or soft pairs + one-versus-rest where each class is decided alone.
+  config.pretrain.objective = "auto"
+  config.pretrain.terms = config_dict.ConfigDict()  # weights; None: the set's
+  for term in (
+    "pairs",
+    "swapped_pairs",
+    "one_versus_rest",
+    "softmax",
+    "plurality",
+  ):
+    config.pretrain.terms[term] = config_dict.placeholder(float)
+  config.pretrain.heldout_fraction = 0.1  # of scored dialogues, for choices
+  config.pretrain.epochs = 3
+  config.pretrain.min_steps = 600  # small corpora get more epochs
+  config.pretrain.evals = 8  # evaluations, spread evenly
+  config.pretrain.patience = 4  # evaluations without a better one
+  config.pretrain.freeze_encoder = False
+  config.pretrain.optimizer = _optimizer()
+
   config.pairs = config_dict.ConfigDict()
-  config.pairs.alpha = 0.5  # margin's share of the score difference, in [0, 1]
-  config.pairs.group_size = 8  # K; 2 is the paper's sampler
-  config.pairs.targets = "hard"  # or "soft": weight S_i (1 - S_j)
+  config.pairs.targets = "soft"  # weight S_i (1 - S_j); or "hard"
+  # The margin's share of the score difference, in [0, 1]. None: 1/2 with hard
+  # targets, as in the paper, and 0 with soft ones.
+  config.pairs.alpha = config_dict.placeholder(float)
+  config.pairs.group_size = 8  # K; `paper` draws pairs two by two
   config.pairs.equal_labels = False  # the formula's literal form
   config.pairs.scope = "intra"  # or "cross": pairs of different dialogues
 
-  config.pretrain = config_dict.ConfigDict()
-  config.pretrain.objective = "pairwise"  # pointwise | pairwise | joint | none
-  config.pretrain.pointwise_weight = 1.0  # of joint
-  config.pretrain.heldout_fraction = 0.1  # of scored dialogues, for choices
-  config.pretrain.epochs = 3
-  config.pretrain.min_steps = 0
-  config.pretrain.evals = 6  # evaluations, spread evenly
-  config.pretrain.patience = 3  # evaluations without a better one
-  config.pretrain.freeze_encoder = False
-  config.pretrain.optimizer = _optimizer(1e-4)
-
   config.finetune = config_dict.ConfigDict()
-  config.finetune.gold_fraction = 0.01  # share of gold, in train and in dev
+  # Share of the gold to use, in train and in dev, for experiments; 1: all.
+  config.finetune.gold_fraction = 0.01
+  # With votes and fewer labels than this, in train and dev together, the scorer
+  # alone is fitted to them; with more, the whole student is trained.
+  config.finetune.min_labels = 300
   config.finetune.batch_segments = 16  # gold rows of a batch
   config.finetune.vote_weight = 1.0  # of the first phase's loss, kept in
   config.finetune.vote_segments = 16  # scored rows of a batch, beside the gold
@@ -127,19 +151,25 @@ def get_config() -> config_dict.ConfigDict:
   config.finetune.min_steps = 100
   config.finetune.evals = 10
   config.finetune.patience = 5
-  config.finetune.optimizer = _optimizer(5e-5)
+  config.finetune.optimizer = _optimizer()
 
   config.log_every = 10  # steps
   config.checkpoint_every = 200  # steps; also at every evaluation
   # Splits to report on whole. With "validation" the whole dev gold is reported
   # too, marked dev_full: choices see no more of it than finetune.gold_fraction.
   config.report = ("test",)
+  # Trains what anybody could, beside the student: the majority class, TF-IDF
+  # with a logistic regression, and a linear probe of the encoder.
+  config.baselines = True
   return config
 
 
-def _optimizer(learning_rate: float) -> config_dict.ConfigDict:
+def _optimizer() -> config_dict.ConfigDict:
   optimizer = config_dict.ConfigDict()
-  optimizer.learning_rate = learning_rate
+  # Of the encoder. None: 0.08 / its hidden size, 2e-4 for MiniLM, 1e-4 for
+  # BERT-base.
+  optimizer.learning_rate = config_dict.placeholder(float)
+  optimizer.scorer_learning_rate = 1e-3
   optimizer.warmup_fraction = 0.1
   optimizer.weight_decay = 0.01
   optimizer.clip_norm = 1.0

@@ -11,5 +11,6 @@ from configs import common
 def get_config():
   config = common.get_config()
   config.dataset.name = "jsonl"
+  config.finetune.gold_fraction = 1.0  # all labels that are given
   config.model.pretrained = "TODBERT/TOD-BERT-JNT-V1"
   return config

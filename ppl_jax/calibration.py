@@ -334,3 +334,32 @@ def _cross_entropy(
     value = (weight_UxC * (np.logaddexp(0, z_UxC) - S_UxC * z_UxC)).sum()
     gradient_UxC = weight_UxC * (special.expit(z_UxC) - S_UxC)
   return float(value / total), gradient_UxC / total
+
+
+def cross_entropy_sum(
+  z_UxC: np.ndarray, S_UxC: np.ndarray, task: str
+) -> tuple[float, np.ndarray]:
+  """Summed cross-entropy of scores under logits, and its gradient in them.
+
+  Args:
+    z_UxC: logits.
+    S_UxC: scores or gold without NaN; under a softmax a row counts as often as
+      its S add up to.
+    task: 'single_label' (softmax, for more than one class) or 'multi_label'.
+  """
+  softmax = _is_softmax(task, S_UxC.shape[1])
+  weight_UxC = _weights(S_UxC, softmax)
+  total = weight_UxC[:, 0].sum() if softmax else weight_UxC.sum()
+  if not total:
+    return 0.0, np.zeros_like(z_UxC)
+  value, gradient_UxC = _cross_entropy(z_UxC, S_UxC, weight_UxC, softmax)
+  return value * total, gradient_UxC * total
+
+
+def cross_entropy_each(
+  z_UxC: np.ndarray, S_UxC: np.ndarray, task: str
+) -> np.ndarray:
+  """Each utterance's cross-entropy, float64 [U]; arguments as of the sum's."""
+  if _is_softmax(task, S_UxC.shape[1]):
+    return -(S_UxC * special.log_softmax(z_UxC, axis=1)).sum(axis=1)
+  return (np.logaddexp(0, z_UxC) - S_UxC * z_UxC).sum(axis=1)

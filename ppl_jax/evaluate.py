@@ -9,8 +9,8 @@ from ppl_jax import metrics, sharding
 from ppl_jax.data import pipeline, plan
 
 
-def logits(
-  logits_step,
+def outputs(
+  step,
   params,
   materialize: pipeline.Materializer,
   utterances_M: np.ndarray,
@@ -20,14 +20,15 @@ def logits(
   rows: int,
   shards: int,
   description: str = "",
-) -> np.ndarray:
-  """Returns the student's logits of some utterances, in their order.
+):
+  """Returns what a function of the student gives for some utterances, in order.
 
   Args:
-    logits_step: of `train_step.make_logits_step`.
+    step: (params, batch) -> arrays [S, N, ...], as of
+      `train_step.make_logits_step`.
     params: the student's parameters.
     materialize: makes the batches.
-    utterances_M: utterances of the split.
+    utterances_M: utterances of the split, at least one.
     mesh: where the batches go.
     buckets: token lengths.
     rows: rows a shard.
@@ -35,7 +36,7 @@ def logits(
     description: the progress bar's title; empty shows none.
 
   Returns:
-    float32 [M, C].
+    The arrays, [M, ...].
   """
   split = materialize.split
   plans = plan.in_order(
@@ -45,9 +46,7 @@ def logits(
     rows=rows,
     shards=shards,
   )
-  out = np.full(
-    (len(utterances_M), split.gold_UxC.shape[1]), np.nan, np.float32
-  )
+  out = None
   bar = tqdm.tqdm(
     total=len(utterances_M),
     desc=description,
@@ -64,11 +63,20 @@ def logits(
           batch_plan.of(utterances_M), sharding.local_shards(mesh, shards)
         )
         batch = sharding.put_batch(mesh, local)
-        running = (batch_plan, logits_step(params, batch))
+        running = (batch_plan, step(params, batch))
       if pending is not None:  # fetched while the next batch runs
-        rows_SxN, values = pending[0].rows_SxN, np.asarray(pending[1])
-        out[rows_SxN[rows_SxN >= 0]] = values[rows_SxN >= 0]
-        bar.update(int((rows_SxN >= 0).sum()))
+        rows_SxN, arrays = pending[0].rows_SxN, jax.device_get(pending[1])
+        if out is None:
+          out = jax.tree.map(
+            lambda x: np.empty((len(utterances_M), *x.shape[2:]), x.dtype),
+            arrays,
+          )
+        is_row_SxN = rows_SxN >= 0
+        for whole, part in zip(
+          jax.tree.leaves(out), jax.tree.leaves(arrays), strict=True
+        ):
+          whole[rows_SxN[is_row_SxN]] = part[is_row_SxN]
+        bar.update(int(is_row_SxN.sum()))
       pending = running
   return out
 

@@ -1,12 +1,14 @@
 """A run's student in other formats, proven equal before it is written."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import logging
 import pathlib
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -170,9 +172,10 @@ def _load_pytorch(folder: pathlib.Path) -> parity.Logits:
   import torch
   import transformers
 
-  model = transformers.AutoModelForSequenceClassification.from_pretrained(
-    folder
-  ).eval()
+  with _named(folder) as name:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+      name, trust_remote_code=True
+    ).eval()
 
   def logits(*batch):
     with torch.inference_mode():
@@ -183,11 +186,26 @@ def _load_pytorch(folder: pathlib.Path) -> parity.Logits:
   return logits
 
 
+@contextlib.contextmanager
+def _named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a folder a name for a while, the same for all.
+
+  By the name transformers keeps a copy of the folder's code, for ever.
+  """
+  with tempfile.TemporaryDirectory() as home:
+    link = pathlib.Path(home, "ppl_jax_export")
+    link.symlink_to(folder.absolute())
+    yield link
+
+
 def _check_tokenizer(folder: pathlib.Path, sample: parity.Sample) -> None:
   """Refuses a folder whose AutoTokenizer gives other ids than training used."""
   import transformers
 
-  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  with _named(folder) as name:
+    theirs = transformers.AutoTokenizer.from_pretrained(
+      name, trust_remote_code=True
+    )
 
   def ids(text):
     return theirs(
@@ -236,8 +254,9 @@ def _quantise(folder: pathlib.Path) -> None:
 
   What the second map of the feed-forward reads has outliers that one scale for
   all does not hold: with it in 8 bits twice as many labels change. The pooler
-  and the scorer are too small to gain from it. The last layer has a key and a
-  value for each head (`attention_of_one`), which onnxruntime cannot run so.
+  and the scorer are too small to gain from it. Where one token asks, the last
+  layer has a key and a value for each head (`attention_of_one`), which
+  onnxruntime cannot run so.
   """
   import onnx
   from onnxruntime import quantization

@@ -14,7 +14,15 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ppl_jax import calibration, checkpoint, claim, sharding, words
+from ppl_jax import (
+  calibration,
+  checkpoint,
+  claim,
+  objective,
+  sharding,
+  warm_start,
+  words,
+)
 from ppl_jax.data import dialogues as dialogues_lib
 from ppl_jax.data import (
   mapped,
@@ -34,6 +42,7 @@ _TOKENIZER = "tokenizer.json"
 _SIMULATED = "scores.parquet"
 _DIALOGUES_AT_ONCE = 1_000
 _DEV_SHARE = 0.2  # of the labelled dialogues, where validation has none
+_FEW_TO_CHOOSE = 50  # labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Inputs:
     student: how segments are made and logits are read.
     graphdef: the student's structure.
     params: its parameters at the start.
+    objective: of the first phase; without a term where there is none.
     pretrained: whether `params` already went through the first phase.
     dialogues: each split's dialogues.
     splits: each split's arrays, as the student reads them.
@@ -54,6 +64,8 @@ class Inputs:
     dev_split: where the labels are that choose the step of fine-tuning:
       validation; or train, where validation has none.
     dev_U: bool, those of its utterances whose gold may be used.
+    finetunes: whether all of the student is trained on gold; if not, and there
+      is gold, the scorer alone is fitted to that of train and dev.
     words_W: int32, the words that training can meet, of `words.find`.
   """
 
@@ -62,6 +74,7 @@ class Inputs:
   student: Student
   graphdef: nnx.GraphDef
   params: nnx.State
+  objective: objective.Objective
   pretrained: bool
   dialogues: Mapping[str, Sequence[dialogues_lib.Dialogue]]
   splits: dict[str, pipeline.Materializer]
@@ -69,6 +82,7 @@ class Inputs:
   gold_U: np.ndarray
   dev_split: str
   dev_U: np.ndarray
+  finetunes: bool
   words_W: np.ndarray
 
 
@@ -90,6 +104,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   _check_values(config)
   claim.check_config(config, workdir)
   dataset = dialogues_lib.load_config(config.dataset)
+  on_votes = objective.on_votes(config, dataset.classes, dataset.task)
   data = dialogues_lib.contents(config, dataset)
   claim.check_data(data, workdir)
   scores = _score_file(config, dataset, workdir)
@@ -119,6 +134,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
       student,
       tokenizer,
       dataset.folder,
+      prior=config.votes.prior,
     )
   train = splits["train"].split
   if scores and not train.scored_U.any():
@@ -127,7 +143,6 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
       f" {scores} without one. Make it of usable votes, or set"
       " --config.pretrain.objective=none to train on gold alone."
     )
-  seed, fraction = config.seed, config.finetune.gold_fraction
   labelled = train.labelled_U
   if config.dataset.only_scored:
     is_scored = np.zeros(train.tokens.num_dialogues, bool)
@@ -137,21 +152,12 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
   if scores:
     heldout_U = _held_out(config, dataset, train, scores)
   splits["train"].release()
-  gold_U = sampling.draw_gold(labelled, train.dialogue_U, fraction, seed)
-  dev = splits["validation"].split if "validation" in splits else None
-  if dev is not None and dev.labelled_U.any():
-    dev_split = "validation"
-    dev_U = sampling.draw_gold(
-      dev.labelled_U, dev.dialogue_U, fraction, seed, "validation"
-    )
-  else:
-    dev_split = "train"
-    dev_U = np.zeros_like(gold_U)
-    if fraction:
-      dev_U[gold_U] = _choose_by(train.dialogue_U[gold_U], seed)
-      gold_U &= ~dev_U
-  gold_MxC = mapped.take(train.gold_UxC, gold_U)
-  _check_gold(gold_MxC, dataset.classes, votes=bool(scores))
+  gold = _gold(config, splits, labelled, votes=bool(on_votes.weights))
+  _check_gold(
+    mapped.take(train.gold_UxC, gold.train_U),
+    dataset.classes,
+    votes=bool(scores),
+  )
   mesh = sharding.make_mesh(
     config.batch.shards,
     accumulation=config.batch.accumulation,
@@ -169,13 +175,15 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Inputs:
     student=student,
     graphdef=graphdef,
     params=params,
+    objective=on_votes,
     pretrained=bool(config.init_from),
     dialogues=dataset.splits,
     splits=splits,
     heldout_U=heldout_U,
-    gold_U=gold_U,
-    dev_split=dev_split,
-    dev_U=dev_U,
+    gold_U=gold.train_U,
+    dev_split=gold.dev_split,
+    dev_U=gold.dev_U,
+    finetunes=gold.finetunes,
     words_W=words.find(
       splits["train"], train.scored_U | labelled, encoder.vocab_size
     ),
@@ -220,6 +228,73 @@ def _held_out(
   return heldout_U
 
 
+@dataclasses.dataclass(frozen=True)
+class _Gold:
+  """Which gold a run uses; see `Inputs`."""
+
+  train_U: np.ndarray
+  dev_split: str
+  dev_U: np.ndarray
+  finetunes: bool
+
+
+def _gold(
+  config: ConfigDict,
+  splits: Mapping[str, pipeline.Materializer],
+  labelled_U: np.ndarray,
+  *,
+  votes: bool,
+) -> _Gold:
+  """Draws the gold that is used, and says what becomes of it.
+
+  Args:
+    config: of the run.
+    splits: all of the dataset's.
+    labelled_U: bool, utterances of train whose gold may be drawn.
+    votes: whether there is a first phase, on votes.
+
+  Raises:
+    ValueError: it leaves nothing to train on, or to choose by.
+  """
+  seed, fraction = config.seed, config.finetune.gold_fraction
+  train = splits["train"].split
+  dev = splits["validation"].split if "validation" in splits else None
+  in_dev = dev is not None and dev.labelled_U.any()
+  if fraction == 1 and votes and not labelled_U.any():
+    gold_U = np.zeros_like(labelled_U)  # all that there are: none
+  else:
+    gold_U = sampling.draw_gold(labelled_U, train.dialogue_U, fraction, seed)
+  dev_split, dev_U = "train", np.zeros_like(gold_U)
+  if in_dev:
+    dev_split = "validation"
+    dev_U = sampling.draw_gold(
+      dev.labelled_U, dev.dialogue_U, fraction, seed, "validation"
+    )
+  count = int(gold_U.sum() + dev_U.sum())
+  finetunes = bool(count) and not (
+    votes and (count < config.finetune.min_labels or not gold_U.any())
+  )
+  if finetunes and not in_dev:
+    dev_U[gold_U] = _choose_by(train.dialogue_U[gold_U], seed)
+    gold_U &= ~dev_U
+  chosen_by = int(dev_U.sum())
+  if finetunes and chosen_by < _FEW_TO_CHOOSE:
+    _LOG.warning(
+      "Only %d labels choose the best step of fine-tuning, and few may choose a"
+      " bad one: label more of %s.",
+      chosen_by,
+      dev_split,
+    )
+  if count and not finetunes:
+    _LOG.info(
+      "%d labels are too few to train the whole student on: the scorer alone is"
+      " fitted to them, by cross-validation (config.finetune.min_labels=%d).",
+      count,
+      config.finetune.min_labels,
+    )
+  return _Gold(gold_U, dev_split, dev_U, finetunes)
+
+
 def _choose_by(dialogue_M: np.ndarray, seed: int) -> np.ndarray:
   """Draws dialogues whose labels choose, where validation has none.
 
@@ -247,14 +322,10 @@ def _choose_by(dialogue_M: np.ndarray, seed: int) -> np.ndarray:
 def _check_values(config: ConfigDict) -> None:
   """Raises ValueError for values that no run can have."""
   for key, value, allowed in (
-    (
-      "pretrain.objective",
-      config.pretrain.objective,
-      ("pairwise", "pointwise", "joint", "none"),
-    ),
     ("pairs.targets", config.pairs.targets, ("hard", "soft")),
     ("pairs.scope", config.pairs.scope, ("intra", "cross")),
     ("model.dtype", config.model.dtype, ("float32", "bfloat16")),
+    ("model.pooling", config.model.pooling, ("auto", *bert.POOLINGS)),
   ):
     if value not in allowed:
       raise ValueError(
@@ -262,7 +333,7 @@ def _check_values(config: ConfigDict) -> None:
         " Choose one of them."
       )
   for key, value in (
-    ("pairs.alpha", config.pairs.alpha),
+    ("pairs.alpha", config.pairs.alpha or 0.0),
     ("finetune.gold_fraction", config.finetune.gold_fraction),
   ):
     if not 0 <= value <= 1:
@@ -289,7 +360,13 @@ def _check_values(config: ConfigDict) -> None:
       " config.batch.segments and config.finetune.vote_segments leave a shard,"
       f" {rows}, got {config.pairs.group_size}. Lower it, or raise those."
     )
-  if config.pretrain.objective == "none" and not config.finetune.gold_fraction:
+  if config.votes.prior < 0:
+    raise ValueError(
+      "config.votes.prior must be a number of votes of at least 0, got"
+      f" {config.votes.prior}. Correct it."
+    )
+  votes = objective.uses_votes(config.pretrain)
+  if not votes and not config.finetune.gold_fraction:
     raise ValueError(
       "A run must train on something, got config.pretrain.objective='none' and"
       " config.finetune.gold_fraction=0. Set one of them."
@@ -300,7 +377,8 @@ def _score_file(
   config: ConfigDict, dataset: dialogues_lib.Dataset, workdir: pathlib.Path
 ) -> pathlib.Path | None:
   """Returns the score file, which is one; None if the run needs none."""
-  if config.pretrain.objective == "none" and not config.dataset.only_scored:
+  votes = objective.uses_votes(config.pretrain)
+  if not votes and not config.dataset.only_scored:
     return None
   path = config.scores
   if not path and (workdir / _SIMULATED).exists() and jax.process_index():
@@ -380,6 +458,7 @@ def _student(config, dataset, workdir):
     "seed": config.seed,
   }
   C = len(dataset.classes)
+  pooling = warm_start.pooling(config, workdir)
   if config.init_from:
     source = pathlib.Path(config.init_from).expanduser()
     tokenizer = tokenization.StudentTokenizer.load(
@@ -389,12 +468,15 @@ def _student(config, dataset, workdir):
     model = pretrained.new_classifier(encoder, C, **kwargs)
   elif config.model.pretrained:
     folder = pretrained.resolve(config.model.pretrained)
+    if not pooling and not pretrained.has_pooler(folder):
+      pooling = "mean"
     tokenizer, _ = tokenization.from_folder(folder, speaker_tokens)
     model = pretrained.load_classifier(
       folder,
       C,
       tokenizer.vocab_size,
       num_layers=config.model.pretrained_layers,
+      pooling=pooling,
       **kwargs,
     )
     encoder = model.bert.config
@@ -416,6 +498,7 @@ def _student(config, dataset, workdir):
       intermediate_size=4 * config.model.hidden_size,
       max_position_embeddings=max(512, config.segments.max_length),
       initializer_range=config.model.initializer_range,
+      pooling=pooling or "pooler",
     )
     model = pretrained.new_classifier(encoder, C, **kwargs)
   model.bert.remat = config.model.remat
@@ -474,16 +557,20 @@ def _materializer(
   student: Student,
   tokenizer: tokenization.StudentTokenizer,
   folder: pathlib.Path,
+  *,
+  prior: float,
 ) -> pipeline.Materializer:
   """Lays a split out; what has a row an utterance lies in files in a folder."""
   C = len(student.classes)
   first = np.asarray(tokens.first)
   if scores is None:
     scores_UxC = np.broadcast_to(np.float32(np.nan), (first[-1], C))
+    valid_U = np.broadcast_to(np.float32(0), first[-1])
   else:
-    scores_UxC = scores_lib.lay_out(
+    scores_UxC, valid_U = scores_lib.lay_out(
       scores, split, first, student.classes, folder
     )
+    valid_U = mapped.moved(valid_U, folder)
   labelled_U = np.zeros(first[-1], bool)
   with mapped.Rows(folder, np.uint8, (C,)) as gold:
     for d, dialogue in enumerate(split):
@@ -498,6 +585,7 @@ def _materializer(
     lengths_U=mapped.moved(segments.segment_lengths(*settings), folder),
     context_lengths_U=mapped.moved(segments.context_lengths(*settings), folder),
     scores_UxC=scores_UxC,
+    valid_U=valid_U,
     gold_UxC=gold_UxC,
     labelled_U=labelled_U,
   )
@@ -508,6 +596,8 @@ def _materializer(
     cls_id=tokenizer.cls_id,
     sep_id=tokenizer.sep_id,
     pad_id=tokenizer.pad_id,
+    prior=prior,
+    mean_C=arrays.mean_score_C if scores is not None and prior else None,
   )
   materializer.release()  # of the lengths above
   return materializer

@@ -16,7 +16,7 @@ from jax.sharding import SingleDeviceSharding
 from jax.typing import DTypeLike
 
 from ppl_jax import checkpoint, cores
-from ppl_jax.models import compiling, pretrained
+from ppl_jax.models import bert, compiling, pretrained
 from ppl_jax.student import Student
 
 _STEP = 8  # tokens between the lengths of short segments
@@ -60,8 +60,9 @@ class JaxBackend:
     # A flat list is what a compiled function takes with the least ado.
     params, structure = jax.tree.flatten_with_path(params)
     on_cpu = self._device.platform == "cpu"
-    last = student.encoder.num_hidden_layers - 1
-    turned = [on_cpu and _is_turned(path, last) for path, _ in params]
+    turned = [
+      on_cpu and _is_turned(path, student.encoder) for path, _ in params
+    ]
     self._params = [
       _transposed(x) if turn else x
       for (_, x), turn in zip(params, turned, strict=True)
@@ -140,7 +141,7 @@ def use_cache(folder: pathlib.Path) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _is_turned(path, last: int) -> bool:
+def _is_turned(path, encoder: bert.BertConfig) -> bool:
   """Says which weights meet all tokens, and not only the one that is pooled.
 
   The product of the latter is one with a vector, which wants [out, in].
@@ -148,8 +149,9 @@ def _is_turned(path, last: int) -> bool:
   name = jax.tree_util.keystr(path)
   if "['weight']" not in name or "['pooler']" in name:
     return False
-  meets_all = "['key']" in name or "['value']" in name
-  return meets_all or f"['layers'][{last}]" not in name
+  if encoder.pooling == "mean" or "['key']" in name or "['value']" in name:
+    return True
+  return f"['layers'][{encoder.num_hidden_layers - 1}]" not in name
 
 
 def _transposed(x: jax.Array) -> jax.Array:

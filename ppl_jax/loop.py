@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from ppl_jax import checkpoint, evaluate, optim, sharding, train_step, words
 from ppl_jax.data import pipeline, plan
 from ppl_jax.inputs import Inputs
+from ppl_jax.objective import Objective
 
 # Losses wait this many steps to be fetched, so that the device never waits.
 _LAG = 8
@@ -32,24 +33,40 @@ class Run:
   """What the phases share: mesh, jitted functions, writers, checkpoints."""
 
   def __init__(self, inputs: Inputs, workdir: pathlib.Path):
-    self.inputs, self.workdir = inputs, workdir
+    self.workdir = workdir
     self.config = inputs.config
     self.task = inputs.student.task
     self.mesh = inputs.mesh
-    self.placed = sharding.over_parameters(self.mesh, inputs.params)
-    self.logits_step = train_step.make_logits_step(
-      inputs.graphdef, inputs.params, self.mesh
-    )
+    self.use(inputs)
     self.checkpoints = checkpoint.StateCheckpoints(workdir)
     self.is_first = jax.process_index() == 0
     self.writer = None
     if self.is_first:
       self.writer = tensorboardX.SummaryWriter(str(workdir), flush_secs=10)
 
+  def use(self, inputs: Inputs) -> None:
+    """Takes inputs whose student may have another structure."""
+    self.inputs = inputs
+    self.placed = sharding.over_parameters(self.mesh, inputs.params)
+    arguments = inputs.graphdef, inputs.params, self.mesh
+    self.logits_step = train_step.make_logits_step(*arguments)
+    self.poolings_step = train_step.make_poolings_step(*arguments)
+
   def logits(self, params, split: str, utterances_M, description=""):
     """Returns the student's logits [M, C] for utterances of a split."""
-    return evaluate.logits(
-      self.logits_step,
+    return self._each(
+      self.logits_step, params, split, utterances_M, description
+    )
+
+  def pooled(self, params, split: str, utterances_M, description=""):
+    """Returns what each pooling gives for utterances: a dict of [M, H]."""
+    return self._each(
+      self.poolings_step, params, split, utterances_M, description
+    )
+
+  def _each(self, step, params, split: str, utterances_M, description):
+    return evaluate.outputs(
+      step,
       params,
       self.inputs.splits[split],
       utterances_M,
@@ -94,7 +111,7 @@ class Phase:
 
   name: str
   config: ConfigDict
-  objective: train_step.Objective
+  objective: Objective
   plan: plan.Plan | plan.MixedPlan
   steps: int
   first_step: int
@@ -117,11 +134,15 @@ class Steps:
     self._run, self._phase, self._params = run, phase, params
     small = words.take(params, run.inputs.words_W)
     config = phase.config.optimizer
+    learning_rate = optim.learning_rate(
+      config.learning_rate, run.inputs.student.encoder.hidden_size
+    )
     optimizer = optim.adamw(
-      optim.schedule(config.learning_rate, phase.steps, config.warmup_fraction),
+      optim.schedule(learning_rate, phase.steps, config.warmup_fraction),
       weight_decay=config.weight_decay,
       clip_norm=config.clip_norm,
-      trainable=_scorer_only if phase.config.freeze_encoder else None,
+      scorer_scale=config.scorer_learning_rate / learning_rate,
+      trainable=optim.of_scorer if phase.config.freeze_encoder else None,
     )
     self._step = train_step.make_train_step(
       run.inputs.graphdef,
@@ -283,13 +304,6 @@ class _Losses:
       self._meta["history"].append(
         {"phase": self._phase.name, "step": step, "loss": means["loss"]}
       )
-
-
-def _scorer_only(params: nnx.State):
-  """Marks the scorer's parameters, for training with a frozen encoder."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: "scorer" in jax.tree_util.keystr(path), params
-  )
 
 
 def text(scalars: dict[str, float]) -> str:

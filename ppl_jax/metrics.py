@@ -141,6 +141,9 @@ class Classification:
       accuracy: share of rows whose predicted set of classes is the gold set.
         A single-label row without a class is never right.
       joint_accuracy: the same, only where sigmoids decide.
+      one_versus_rest_accuracy: share of the rows times classes where "of this
+        class or not" is right: (TP + TN) / rows, mean over classes. A
+        single-label row that is wrong is so for two of the C classes.
       macro_f1, weighted_f1.
       per_class: name to precision, recall, f1 and support.
       ece: expected calibration error in 15 buckets of the confidence of the
@@ -157,10 +160,15 @@ class Classification:
     if self.log_loss_count:
       nll = self.log_loss / self.log_loss_count
     joint = {"joint_accuracy": accuracy} if self.confusion is None else {}
+    wrong_C = self.predicted + self.support - 2 * self.true_positives
+    one_versus_rest = None
+    if self.count:
+      one_versus_rest = float(1 - (wrong_C / self.count).mean())
     return {
       "count": self.count,
       "accuracy": accuracy,
       **joint,
+      "one_versus_rest_accuracy": one_versus_rest,
       "macro_f1": float(f1_C.mean()),
       "weighted_f1": float(_divide(f1_C @ self.support, self.support.sum())),
       "per_class": {

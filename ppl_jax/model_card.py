@@ -7,7 +7,7 @@ from typing import Any
 
 import huggingface_hub
 
-from ppl_jax import parity
+from ppl_jax import objective, optim, parity
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.student import Student
 
@@ -22,13 +22,27 @@ _USES = {
   "one": "whether it is of this class",
   "multi": "any number of these classes",
 }
+# What the scorer reads.
+_POOLINGS = {
+  "pooler": "",
+  "cls": " on the hidden state of [CLS]",
+  "mean": " on the mean of the last utterance's hidden states",
+}
+# How PyTorch loads a student with BERT's pooler, and one without.
+_PLAIN = """tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+model = AutoModelForSequenceClassification.from_pretrained(FOLDER).eval()"""
+_POOLED = """# Runs modeling_pooled_bert.py of the folder, as transformers
+# has no BERT classifier that pools so.
+tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+model = AutoModelForSequenceClassification.from_pretrained(
+  FOLDER, trust_remote_code=True
+).eval()"""
 # Of each format: what is imported, how it is loaded, how ids become logits.
 _CODE = {
   "pytorch": (
     """import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer""",
-    """tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-model = AutoModelForSequenceClassification.from_pretrained(FOLDER).eval()
+    f"""{_PLAIN}
 token_id = tokenizer.convert_tokens_to_ids
 
 
@@ -169,12 +183,14 @@ Says of an utterance, from it and those before it, {_USES[use]}:
 {classes}
 
 A BERT encoder of {encoder.num_hidden_layers} layers, {encoder.hidden_size} \
-wide, with a linear scorer, made with
+wide, with a linear scorer{_POOLINGS[encoder.pooling]}, made with
 ppl_jax ([the method](https://arxiv.org/abs/2503.05620)). Format: {kind}."""
 
 
 def _segments(student: Student, kind: str) -> str:
   imports, load, run = _CODE[kind]
+  if student.encoder.pooling != "pooler":
+    load = load.replace(_PLAIN, _POOLED)
   window = student.window
   spans = (
     "all utterances before it"
@@ -268,7 +284,7 @@ def _scores(workdir: pathlib.Path, config) -> str:
   """What the score file says of the votes."""
   if not config:
     return ""
-  if config["pretrain"]["objective"] == "none":
+  if not objective.uses_votes(config["pretrain"]):
     where = "in this run" if config["init_from"] else "in training"
     return f"## Votes\n\nNone {where}, which saw gold labels alone."
   path = pathlib.Path(config["scores"] or workdir / "scores.parquet")
@@ -299,20 +315,26 @@ def _training(config, student: Student) -> str:
   elif base:
     start = f"`{'/'.join(pathlib.Path(base).parts[-2:])}`"
   first, second = config["pretrain"], config["finetune"]
+  votes = objective.uses_votes(first)
+  softmax = student.task == "single_label" and len(student.classes) > 1
+
+  def rate(phase):
+    value = phase["optimizer"]["learning_rate"]
+    return optim.learning_rate(value, student.encoder.hidden_size)
+
   lines = [f"- Started from {start}.", dropout]
-  if first["objective"] != "none" and not before:
+  if votes and not before:
     lines.append(
-      f"- First phase, on votes: {first['objective']},"
-      f" {first['epochs']:g} epochs, learning rate"
-      f" {first['optimizer']['learning_rate']:g}; then offsets and temperature"
-      " fitted on held-out votes and folded into the scorer."
+      "- First phase, on votes:"
+      f" {objective.describe(first, softmax)}, {first['epochs']:g} epochs,"
+      f" learning rate {rate(first):.3g}; then offsets and temperature fitted"
+      " on held-out votes and folded into the scorer."
     )
   if second["gold_fraction"]:
-    votes = first["objective"] != "none" and second["vote_weight"]
-    what = "gold and votes" if votes else "gold"
+    what = "gold and votes" if votes and second["vote_weight"] else "gold"
     lines.append(
       f"- Second phase, on {what}: {second['epochs']:g} epochs, learning rate"
-      f" {second['optimizer']['learning_rate']:g}; then a temperature fitted on"
+      f" {rate(second):.3g}; then a temperature fitted on"
       " dev and folded into the scorer."
     )
   lines.append(f"- Computed in {student.dtype}, seed {config['seed']}.")

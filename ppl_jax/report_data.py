@@ -20,6 +20,7 @@ from ppl_jax import (
   commands,
   logits,
   metrics,
+  objective,
   predictions,
 )
 from ppl_jax.data import dialogues as dialogues_lib
@@ -146,7 +147,7 @@ def _scores(workdir, config) -> scores_lib.ScoreFile | None:
   own = workdir / "scores.parquet"
   path = config["scores"] or (own if own.exists() else "")
   if not path or (
-    config["pretrain"]["objective"] == "none"
+    not objective.uses_votes(config["pretrain"])
     and not config["dataset"]["only_scored"]
   ):
     return None

@@ -2,25 +2,31 @@
 
 import functools
 import json
+import logging
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 
 from ppl_jax import (
   calibration,
   checkpoint,
   claim,
+  comparison,
+  fit_gold,
   loop,
+  metrics,
   plots,
   predictions,
-  train_step,
+  warm_start,
 )
+from ppl_jax import logits as logits_lib
 from ppl_jax.data import atomic, mapped, pipeline, plan
 from ppl_jax.inputs import Inputs
+
+_LOG = logging.getLogger(__name__)
 
 
 def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
@@ -45,22 +51,24 @@ def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
 
 def _train(run: loop.Run) -> nnx.State:
   """Returns the finished student's parameters."""
-  inputs, config, workdir = run.inputs, run.config, run.workdir
+  workdir = run.workdir
   # What a run starts from, the first that there is:
   #   1. checkpoints/student: it is finished, only the report is made again.
   #   2. checkpoints/state: the phase and step that it was killed at.
   #   3. checkpoints/pretrained: its own first phase.
   #   4. config.init_from: another run's first phase.
-  #   5. config.model.pretrained, or random weights.
-  params = jax.device_put(inputs.params, run.placed)
+  #   5. config.model.pretrained, or random weights; with a linear probe as the
+  #      scorer.
   try:
-    votes = None if config.pretrain.objective == "none" else vote_plan(run)
-    finetune = None
-    if config.finetune.gold_fraction:
-      finetune = _finetune_phase(run, votes)
+    votes = vote_plan(run) if run.inputs.objective.weights else None
+    finetune = _finetune_phase(run, votes) if run.inputs.finetunes else None
   except ValueError:  # of the data; nothing was trained
     claim.withdraw(workdir)
     raise
+  features = {} if run.inputs.pretrained else warm_start.begin(run)
+  comparison.begin(run, features)
+  inputs = run.inputs
+  params = jax.device_put(inputs.params, run.placed)
   if checkpoint.has_params(workdir, "pretrained"):
     params = checkpoint.load_params(workdir, "pretrained", params)
   elif votes is not None and not inputs.pretrained:
@@ -70,9 +78,8 @@ def _train(run: loop.Run) -> nnx.State:
   if checkpoint.has_params(workdir, "student"):
     params = checkpoint.load_params(workdir, "student", params)
   else:
-    if finetune is not None:
-      params = loop.run_phase(run, finetune, params)
-      params = _fold(run, params, np.zeros(()), _fit_gold(run, params))
+    if inputs.gold_U.any() or inputs.dev_U.any():
+      params = _learn_gold(run, params, finetune)
     checkpoint.save_params(workdir, "student", params)
   return params
 
@@ -88,19 +95,14 @@ def vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
   split = run.inputs.splits["train"].split
   utterances = np.flatnonzero(split.scored_U & ~run.inputs.heldout_U)
   utterances = utterances.astype(np.int32)
-  pairwise = config.pretrain.objective in ("pairwise", "joint")
-  keep_groups = None
-  if config.pretrain.objective == "pairwise":
+  objective = run.inputs.objective
+  holds, keep_groups = objective.holds(), None
+  if holds is not None:
 
     def keep_groups(members, starts):
       scores = split.scores_UxC[utterances[members]]
       mapped.release(split.scores_UxC)  # an epoch looks at all of them
-      return plan.has_pair(
-        scores,
-        starts,
-        targets=config.pairs.targets,
-        equal_labels=config.pairs.equal_labels,
-      )
+      return holds(scores, starts)
 
   shards = config.batch.shards
   return plan.Plan(
@@ -110,10 +112,10 @@ def vote_plan(run: loop.Run, segments: int | None = None) -> plan.Plan:
     buckets=run.inputs.student.buckets,
     rows=(segments or config.batch.segments) // shards,
     shards=shards,
-    group_size=config.pairs.group_size if pairwise else 1,
+    group_size=objective.group_size,
     seed=(config.seed, 3),
     keep_groups=keep_groups,
-    cross=config.pairs.scope == "cross",
+    cross=objective.pairs.cross,
   )
 
 
@@ -129,7 +131,7 @@ def pretrain_phase(run: loop.Run, votes: plan.Plan) -> loop.Phase:
   return loop.Phase(
     name="pretrain",
     config=config,
-    objective=_objective(run.config, run.task, votes=1.0, gold=0.0),
+    objective=run.inputs.objective,
     plan=votes,
     steps=_pretrain_steps(run, votes),
     first_step=0,
@@ -164,44 +166,17 @@ def _finetune_phase(run: loop.Run, votes: plan.Plan | None) -> loop.Phase:
   dev = np.flatnonzero(run.inputs.dev_U)
 
   def evaluate_gold(params):
-    # With the temperature it would be given: a student that is sure of itself
-    # must not lose to one that has learnt nothing.
     logits = run.logits(params, run.inputs.dev_split, dev, "dev")
-    logits /= _dev_temperature(run, logits)
-    scalars = _named(run, run.classify(run.inputs.dev_split, dev, logits))
-    names = ("accuracy", "macro_f1", "nll")
-    return {"metric": -scalars["nll"], **{n: scalars[n] for n in names}}
+    return _dev_scalars(run, logits)
 
   return loop.Phase(
     name="finetune",
     config=config,
-    objective=_objective(
-      run.config, run.task, votes=config.vote_weight if mix else 0.0, gold=1.0
-    ),
+    objective=run.inputs.objective.of_gold(config.vote_weight if mix else 0.0),
     plan=batches,
     steps=steps,
     first_step=0 if votes is None else _pretrain_steps(run, votes),
     evaluate=evaluate_gold,
-  )
-
-
-def _objective(
-  config: ConfigDict, task: str, *, votes: float, gold: float
-) -> train_step.Objective:
-  """The loss of a phase: the objective on votes, and the loss on gold."""
-  kind = config.pretrain.objective
-  return train_step.Objective(
-    pairwise=votes * (kind in ("pairwise", "joint")),
-    pointwise=votes
-    * {"pointwise": 1.0, "joint": config.pretrain.pointwise_weight}.get(
-      kind, 0
-    ),
-    gold=gold,
-    task=task,
-    alpha=config.pairs.alpha,
-    targets=config.pairs.targets,
-    equal_labels=config.pairs.equal_labels,
-    cross=config.pairs.scope == "cross",
   )
 
 
@@ -249,18 +224,121 @@ def _fit_gold(run: loop.Run, params) -> float:
   return _dev_temperature(run, logits)
 
 
-def _fold(run: loop.Run, params, offsets_C, temperature) -> nnx.State:
-  """Makes (f + offsets) / temperature the student's own logits."""
+def _learn_gold(
+  run: loop.Run, params, finetune: loop.Phase | None
+) -> nnx.State:
+  """Returns the student after the gold.
+
+  What votes taught is the prior: the scorer is fitted to all labels, of train
+  and dev, by cross-validation. Where there are labels enough, the whole student
+  is trained on those of train too, and what is better on dev stays.
+  """
+  inputs = run.inputs
+  fitted = None
+  if inputs.pretrained or inputs.objective.weights:
+    fitted, at_dev = _fit_scorer(run, params)
+  if finetune is None:
+    return fitted
+  params = loop.run_phase(run, finetune, params)
+  if fitted is not None and at_dev is not None:
+    trained, moved = finetune.evaluate(params)["metric"], at_dev["metric"]
+    kept = "scorer alone" if moved > trained else "training of all"
+    _LOG.info(
+      "On dev, nats a label: %.4f with the scorer fitted alone, %.4f with all"
+      " of the student trained. The %s stays.",
+      -moved,
+      -trained,
+      kept,
+    )
+    if moved > trained:
+      return fitted
+  return _fold(run, params, np.zeros(()), _fit_gold(run, params))
+
+
+def _fit_scorer(
+  run: loop.Run, params
+) -> tuple[nnx.State, dict[str, float] | None]:
+  """Fits the scorer to the gold of train and dev.
+
+  Returns:
+    The student, and what cross-validation gives on dev; None without labels
+    there.
+  """
+  inputs = run.inputs
+  chosen = {"train": inputs.gold_U.copy()}
+  if inputs.dev_split == "train":
+    chosen["train"] |= inputs.dev_U
+  else:
+    chosen[inputs.dev_split] = inputs.dev_U
+  pooling, parts, first = inputs.student.encoder.pooling, [], 0
+  for split, chosen_U in chosen.items():
+    utterances = np.flatnonzero(chosen_U)
+    if not len(utterances):
+      continue
+    arrays = inputs.splits[split].split
+    dialogue_M = arrays.dialogue_U[utterances].astype(np.int64)
+    is_dev_M = np.full(len(utterances), split == inputs.dev_split)
+    is_dev_M &= inputs.dev_U[utterances] if is_dev_M.any() else False
+    parts.append(
+      (
+        run.pooled(params, split, utterances)[pooling],
+        run.logits(params, split, utterances),
+        warm_start.gold(arrays, utterances),
+        first + dialogue_M,
+        is_dev_M,
+      )
+    )
+    first += dialogue_M[-1] + 1
+  *arguments, is_dev_M = (
+    np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+  )
+  fit = fit_gold.fit(*arguments, run.task, run.config.seed)
+  _LOG.info(
+    "The scorer was fitted to %d gold labels: by cross-validation that gains"
+    " %.4f nats a label.",
+    len(is_dev_M),
+    fit.gain,
+  )
+  at_dev = None
+  if is_dev_M.any():
+    at_dev = _dev_scalars(run, fit.logits_MxC[is_dev_M].astype(np.float32))
+  params = _fold(run, params, fit.bias_C, fit.temperature, fit.weight_CxH)
+  return params, at_dev
+
+
+def _dev_scalars(run: loop.Run, logits_MxC: np.ndarray) -> dict[str, float]:
+  """Scores logits of the labels that choose.
+
+  With the temperature they would be given: a student that is sure of itself
+  must not lose to one that has learnt nothing.
+  """
+  dev = np.flatnonzero(run.inputs.dev_U)
+  logits_MxC = logits_MxC / _dev_temperature(run, logits_MxC)
+  scalars = _named(run, run.classify(run.inputs.dev_split, dev, logits_MxC))
+  names = ("accuracy", "macro_f1", "nll")
+  return {"metric": -scalars["nll"], **{n: scalars[n] for n in names}}
+
+
+def _fold(
+  run: loop.Run, params, offsets_C, temperature, weight_CxH=None
+) -> nnx.State:
+  """Makes (f + weight h + offsets) / temperature the student's own logits."""
 
   @functools.partial(jax.jit, out_shardings=run.placed)
-  def fold(params, offsets_C, temperature):
+  def fold(params, offsets_C, temperature, kernel_HxC):
     model = nnx.merge(run.inputs.graphdef, params)
     scorer = model.scorer
     scorer.bias[...] = (scorer.bias[...] + offsets_C) / temperature
-    scorer.kernel[...] = scorer.kernel[...] / temperature
+    scorer.kernel[...] = (scorer.kernel[...] + kernel_HxC) / temperature
     return nnx.state(model, nnx.Param)
 
-  return fold(params, jnp.float32(offsets_C), jnp.float32(temperature))
+  kernel_HxC = np.zeros(()) if weight_CxH is None else weight_CxH.T
+  return fold(
+    params,
+    jnp.float32(offsets_C),
+    jnp.float32(temperature),
+    jnp.float32(kernel_HxC),
+  )
 
 
 def _report(run: loop.Run, params) -> dict:
@@ -268,6 +346,8 @@ def _report(run: loop.Run, params) -> dict:
   inputs, config = run.inputs, run.config
   results = {
     "objective": config.pretrain.objective,
+    "terms": dict(inputs.objective.weights),
+    "pooling": inputs.student.encoder.pooling,
     "gold_fraction": config.finetune.gold_fraction,
     "gold_labels": {
       "train": int(inputs.gold_U.sum()),
@@ -277,9 +357,9 @@ def _report(run: loop.Run, params) -> dict:
   if inputs.heldout_U.any():
     arrays, heldout = _heldout(run)
     logits = run.logits(params, "train", heldout)
-    results["heldout_votes"] = _vote_scalars(
-      run, logits, arrays.scores_UxC[heldout]
-    )
+    scores_MxC = arrays.scores_UxC[heldout]
+    results["heldout_votes"] = _vote_scalars(run, logits, scores_MxC)
+    _name_unchosen(run, logits, scores_MxC)
   if inputs.dev_U.any():
     dev = np.flatnonzero(inputs.dev_U)
     logits = run.logits(params, inputs.dev_split, dev)
@@ -297,14 +377,37 @@ def _report(run: loop.Run, params) -> dict:
         _keep(run, split, name, labelled, logits)
       if name == "test" and run.is_first:
         plots.classification(run.workdir, counts, inputs.student.classes)
+  told = comparison.finish(run, params, results)
   history = (run.checkpoints.meta() or {"history": []})["history"]
   if run.is_first:
     plots.curves(run.workdir / "curves.png", history)
     with atomic.replacing(run.workdir / "results.json") as temporary:
       temporary.write_text(json.dumps(results, indent=2) + "\n")
     run.writer.close()
-    _print(results, run.workdir)
+    _print(results, told, run.workdir)
   return results
+
+
+def _name_unchosen(run: loop.Run, logits_MxC, scores_MxC) -> None:
+  """Says which classes the student never chooses on held-out votes, and why."""
+  classes = run.inputs.student.classes
+  prob_MxC = logits_lib.probabilities(logits_MxC, run.task)
+  chosen_C = metrics.decided(prob_MxC, run.task).sum(axis=0)
+  voted_C = metrics.decided(np.nan_to_num(scores_MxC), run.task).sum(axis=0)
+  share_C = np.nan_to_num(np.nanmean(scores_MxC, axis=0))
+  for name, chosen, voted, share in zip(
+    classes, chosen_C, voted_C, share_C, strict=True
+  ):
+    if not chosen and share:
+      _LOG.warning(
+        "The student never chooses %s on the %d held-out utterances: %.1f %% of"
+        " the votes there are for it, and it has most votes of %d utterances."
+        " More votes on dialogues where it occurs would teach it.",
+        name,
+        len(scores_MxC),
+        100 * share,
+        voted,
+      )
 
 
 def _keep(run: loop.Run, split: str, name: str, utterances_M, logits) -> None:
@@ -332,7 +435,7 @@ def _named(run: loop.Run, counts) -> dict:
   return counts.compute(run.inputs.student.classes)
 
 
-def _print(results: dict, workdir: pathlib.Path) -> None:
+def _print(results: dict, told: list[str], workdir: pathlib.Path) -> None:
   """Prints what a user wants to see first."""
   for split in ("heldout_votes", "dev", "dev_full", "test"):
     if split in results:
@@ -342,5 +445,7 @@ def _print(results: dict, workdir: pathlib.Path) -> None:
         if isinstance(value, float)
       }
       print(f"{split}: {loop.text(numbers)}")
+  for line in told:
+    print(line)
   pictures = ", ".join(sorted(p.name for p in workdir.glob("*.png")))
   print(f"Results and pictures in {workdir}: results.json, {pictures}")

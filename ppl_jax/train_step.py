@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from ppl_jax import losses, sharding
 from ppl_jax.models import compiling
+from ppl_jax.objective import Objective
 
 
 @functools.partial(
@@ -35,66 +36,6 @@ class TrainState:
   step: jax.Array
   params: nnx.State
   opt_state: optax.OptState
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-  """The weighted terms of a phase's loss; a weight of 0 leaves a term out.
-
-  Attributes:
-    pairwise: weight of the pair loss on scores.
-    pointwise: weight of the one-versus-rest cross-entropy on scores.
-    gold: weight of the cross-entropy on gold labels.
-    task: 'single_label' or 'multi_label'.
-    alpha: the margin's share of the score difference, in [0, 1].
-    targets: 'hard' or 'soft' pair targets.
-    equal_labels: whether pairs of equal labels count, with target 0.
-    cross: pairs are of different dialogues instead of one.
-  """
-
-  pairwise: float
-  pointwise: float
-  gold: float
-  task: str
-  alpha: float
-  targets: str
-  equal_labels: bool
-  cross: bool
-
-  def weights(self) -> dict[str, float]:
-    """The terms that count, with their weights."""
-    terms = ("pairwise", "pointwise", "gold")
-    return {t: getattr(self, t) for t in terms if getattr(self, t)}
-
-
-def loss_terms(
-  logits_SxNxC: jax.Array, batch: Mapping[str, jax.Array], objective: Objective
-) -> dict[str, tuple[jax.Array, jax.Array]]:
-  """Returns each term's sum and count over all shards."""
-  terms = {}
-  if objective.pairwise:
-    pairwise = functools.partial(
-      losses.pairwise_batch,
-      alpha=objective.alpha,
-      targets=objective.targets,
-      equal_labels=objective.equal_labels,
-    )
-    arguments = [logits_SxNxC, batch["scores"], batch["index"]]
-    if objective.cross:
-      terms["pairwise"] = jax.vmap(
-        lambda f, s, index, ids: pairwise(f, s, index, group_ids_N=ids)
-      )(*arguments, batch["dialogue"])
-    else:
-      terms["pairwise"] = jax.vmap(pairwise)(*arguments)
-  if objective.pointwise:
-    terms["pointwise"] = jax.vmap(losses.pointwise)(
-      logits_SxNxC, batch["scores"], batch["row"]
-    )
-  if objective.gold:
-    terms["gold"] = jax.vmap(
-      functools.partial(losses.gold, task=objective.task)
-    )(logits_SxNxC, batch["gold"], batch["labelled"])
-  return {k: (s.sum(), n.sum()) for k, (s, n) in terms.items()}
 
 
 def apply(graphdef, params, batch, dropout_keys_S=None) -> jax.Array:
@@ -139,10 +80,10 @@ def make_loss_and_gradients(
     The function; its losses are scalars, 'loss' and 'loss_' + each term, its
     gradients are cut as the parameters are.
   """
-  weights = objective.weights()
+  weights = dict(objective.weights)
 
   def loss_fn(params, batch, keys_S, counts):
-    terms = loss_terms(apply(graphdef, params, batch, keys_S), batch, objective)
+    terms = objective.terms(apply(graphdef, params, batch, keys_S), batch)
     sums = {name: value for name, (value, _) in terms.items()}
     means = {name: losses.mean(sums[name], counts[name]) for name in weights}
     return sum(weights[name] * means[name] for name in weights), means
@@ -153,9 +94,10 @@ def make_loss_and_gradients(
     if shards * mesh.size > 1:
       numbers_S = sharding.first_shard(mesh, shards) + jnp.arange(shards)
       keys_S = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers_S)
-    # Counts are known without logits.
-    logits = jnp.zeros_like(batch["scores"])
-    terms = loss_terms(logits, batch, objective)
+    # Counts are known without logits. A count that read them would be NaN, and
+    # so the loss: training would stop, and not go on with a wrong mean.
+    logits = jnp.full_like(batch["scores"], jnp.nan)
+    terms = objective.terms(logits, batch)
     counts = sharding.add_up({name: n for name, (_, n) in terms.items()})
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -232,11 +174,32 @@ def make_logits_step(graphdef: nnx.GraphDef, params: nnx.State, mesh: Mesh):
     params: its parameters, or their shapes.
     mesh: where the batch lies.
   """
-  logits = sharding.on_each_device(
-    mesh, params, lambda p, batch, _: apply(graphdef, p, batch), reduces=False
-  )
+  return _forward(lambda p, batch, _: apply(graphdef, p, batch), params, mesh)
+
+
+def make_poolings_step(graphdef: nnx.GraphDef, params: nnx.State, mesh: Mesh):
+  """Returns a jitted function: (params, batch) -> poolings [S, N, H] by name.
+
+  Arguments as of `make_logits_step`; the poolings are `bert.Bert.poolings`.
+  """
+
+  def poolings(params, batch, _):
+    shards, rows, length = batch["tokens"].shape
+    pooled = nnx.merge(graphdef, params).bert.poolings(
+      batch["tokens"].reshape(shards * rows, length),
+      batch["length"].reshape(-1),
+      batch["context_length"].reshape(-1),
+    )
+    return jax.tree.map(lambda x: x.reshape(shards, rows, -1), pooled)
+
+  return _forward(poolings, params, mesh)
+
+
+def _forward(function, params, mesh: Mesh):
+  """Compiles a function of parameters and a batch, without gradients."""
+  run = sharding.on_each_device(mesh, params, function, reduces=False)
   return jax.jit(
-    lambda params, batch: logits(params, batch, ()),
+    lambda params, batch: run(params, batch, ()),
     in_shardings=(
       sharding.over_parameters(mesh, params),
       sharding.over_batch(mesh),

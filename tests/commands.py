@@ -20,12 +20,15 @@ SMALL = (
   "--config.segments.max_length=32",
   "--config.batch.eval_segments=32",
   "--config.pretrain.epochs=4",
+  "--config.pretrain.min_steps=0",
   "--config.pretrain.evals=2",
   "--config.finetune.gold_fraction=0.2",
+  "--config.finetune.min_labels=0",
   "--config.finetune.epochs=1",
   "--config.finetune.min_steps=12",
   "--config.finetune.evals=2",
   "--config.checkpoint_every=5",
+  "--config.baselines=False",
 )
 
 

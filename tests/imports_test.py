@@ -59,9 +59,16 @@ ALLOWED = {
   "ppl_jax.train_step": {
     "ppl_jax.losses",
     "ppl_jax.models",
-    "ppl_jax.optim",
+    "ppl_jax.objective",
     "ppl_jax.sharding",
   },
+  "ppl_jax.objective": {"ppl_jax.losses"},
+  "ppl_jax.baselines": {
+    "ppl_jax.calibration",
+    "ppl_jax.logits",
+    "ppl_jax.metrics",
+  },
+  "ppl_jax.fit_gold": {"ppl_jax.calibration"},
   "ppl_jax.losses": {"ppl_jax.pairs"},
   "ppl_jax.pairs": set(),
   "ppl_jax.metrics": {"ppl_jax.calibration"},

@@ -96,7 +96,7 @@ class InputsTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    ("pretrain.objective", "pairs", "must be one of pairwise, pointwise"),
+    ("pretrain.objective", "pairs", "must be one of auto, pairwise"),
     ("pairs.targets", "medium", "must be one of hard, soft"),
     ("pairs.scope", "all", "must be one of intra, cross"),
     ("pairs.alpha", 1.5, r"config.pairs.alpha must lie in \[0, 1\], got 1.5"),
@@ -280,7 +280,7 @@ class InputsTest(parameterized.TestCase):
     corpus.write_split(self.data, "train", lines)
     with self.assertLogs("ppl_jax.inputs", "WARNING") as logged:
       self.prepare()
-    self.assertRegex(logged.output[0], r"in use, all labelled \['tell'\]")
+    self.assertRegex("".join(logged.output), r"in use, all labelled \['tell'\]")
     self.config.pretrain.objective = "none"
     self.workdir = self.folder / "gold"
     self.assert_refused("Gold must tell utterances apart")

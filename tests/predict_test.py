@@ -130,6 +130,7 @@ class _Run:
       lengths_U=segments.segment_lengths(*settings),
       context_lengths_U=segments.context_lengths(*settings),
       scores_UxC=np.zeros((U, C), np.float32),
+      valid_U=np.zeros(U, np.float32),
       gold_UxC=np.zeros((U, C), np.uint8),
       labelled_U=np.zeros(U, bool),
     )

@@ -125,8 +125,9 @@ class ResumeTest(absltest.TestCase):
       "--config.model.pretrained=",
       *(f for f in self.flags if "options" not in f),
     )
+    pairs = "--config.pretrain.objective=pairwise"
     status, output = commands.run(
-      commands.command(workdir, *flags, config="jsonl")
+      commands.command(workdir, *flags, pairs, config="jsonl")
     )
     self.assertEqual(status, 1, output)
     self.assertIn("error: Training needs at least one usable batch", output)

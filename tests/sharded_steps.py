@@ -20,7 +20,7 @@ import optax
 from absl import app, flags
 from flax import nnx
 
-from ppl_jax import distributed, optim, sharding, train_step
+from ppl_jax import distributed, objective, optim, sharding, train_step
 from ppl_jax.models import bert, pretrained
 
 S, N, T, M, D, K, C = 80, 11, 13, 137, 4, 3, 7
@@ -33,15 +33,17 @@ ENCODER = bert.BertConfig(
   intermediate_size=120,
   max_position_embeddings=32,
 )
-OBJECTIVE = train_step.Objective(
-  pairwise=1.0,
-  pointwise=0.5,
-  gold=1.0,
+OBJECTIVE = objective.Objective(
+  weights=(
+    ("pairs", 1.0),
+    ("swapped_pairs", 1.0),
+    ("one_versus_rest", 0.5),
+    ("softmax", 0.5),
+    ("plurality", 0.5),
+    ("gold", 1.0),
+  ),
   task="single_label",
-  alpha=0.5,
-  targets="hard",
-  equal_labels=False,
-  cross=False,
+  pairs=objective.PairSettings(targets="hard", alpha=0.5),
 )
 
 

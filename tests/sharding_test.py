@@ -61,7 +61,7 @@ class StepsTest(absltest.TestCase):
     """They are those of one device."""
     ours, one = self.results[title, name], self.results["one", ONE[0]]
     self.assertLen(ours["losses"], sharded_steps.STEPS)
-    self.assertGreater(one["losses"][0]["loss_pairwise"], 0.0)
+    self.assertGreater(one["losses"][0]["loss_pairs"], 0.0)
     worst = 0.0
     for t, losses in enumerate(ours["losses"]):
       for key, value in losses.items():

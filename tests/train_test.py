@@ -112,6 +112,8 @@ class TrainTest(parameterized.TestCase):
       ).sum(),
       50,
     )
+    # Which tells of gold that was not in use, as that of test does.
+    self.assertNotEqual(others.pop("votes"), results.pop("votes"))
     self.assertEqual(others, results)
 
   def test_votes_of_gold_rows_and_held_out_votes_are_in_no_batch(self):

@@ -28,6 +28,7 @@ def materializer(utterances):
     lengths_U=np.full(U, 4, np.int32),
     context_lengths_U=np.full(U, 1, np.int32),
     scores_UxC=np.full((U, 2), np.nan, np.float32),
+    valid_U=np.zeros(U, np.float32),
     gold_UxC=np.zeros((U, 2), np.uint8),
     labelled_U=np.ones(U, bool),
   )

@@ -34,6 +34,7 @@ class SplitArrays:
     lengths_U: int32, each segment's token length.
     context_lengths_U: int32, each segment's tokens of type 0.
     scores_UxC: float32, the teacher's scores, NaN = none.
+    valid_U: float32, the valid votes that each utterance's scores are made of.
     gold_UxC: uint8, multi-hot.
     labelled_U: bool, whether an utterance has gold.
   """
@@ -43,6 +44,7 @@ class SplitArrays:
   lengths_U: np.ndarray
   context_lengths_U: np.ndarray
   scores_UxC: np.ndarray
+  valid_U: np.ndarray
   gold_UxC: np.ndarray
   labelled_U: np.ndarray
 
@@ -55,6 +57,18 @@ class SplitArrays:
       scored_U[some] = ~np.isnan(self.scores_UxC[some]).all(axis=1)
       mapped.release(self.scores_UxC)
     return scored_U
+
+  @functools.cached_property
+  def mean_score_C(self) -> np.ndarray:
+    """float64: each class's mean score; 0 for one that has none."""
+    C = self.scores_UxC.shape[1]
+    sums_C, counts_C = np.zeros(C), np.zeros(C)
+    for start in range(0, len(self.scores_UxC), _STRETCH):
+      some = self.scores_UxC[start : start + _STRETCH]
+      sums_C += np.nansum(some, axis=0, dtype=np.float64)
+      counts_C += (~np.isnan(some)).sum(axis=0)
+      mapped.release(self.scores_UxC)
+    return sums_C / np.maximum(counts_C, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +84,8 @@ class Materializer:
     pad_id: the token that fills a row up.
     row_V: what a batch has in place of each token's id; None: the id.
     gold_U: bool, labelled utterances whose gold a batch may hold; None: all.
+    prior: a, how many votes the classes' mean shares weigh in smoothed scores.
+    mean_C: these mean shares; None: scores are not smoothed.
   """
 
   split: SplitArrays
@@ -80,6 +96,25 @@ class Materializer:
   pad_id: int
   row_V: np.ndarray | None = None
   gold_U: np.ndarray | None = None
+  prior: float = 0.0
+  mean_C: np.ndarray | None = None
+
+  def smooth(self, scores: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Returns (n S + a m) / (n + a): the mean of a Dirichlet after n votes.
+
+    Few votes are often all alike, and the logit of their share is infinite. The
+    prior is what one knows of an utterance before any vote: each class's mean
+    share m, as if a votes had said so.
+
+    Args:
+      scores: float32 [..., C], shares or scores made in their place.
+      valid: float32 [...], n.
+    """
+    if self.mean_C is None or not self.prior:
+      return scores
+    n = valid[..., None]
+    smoothed = (n * scores + self.prior * self.mean_C) / (n + self.prior)
+    return smoothed.astype(np.float32)
 
   def __call__(
     self, plan: plan_lib.BatchPlan, shards: slice | np.ndarray = slice(None)
@@ -93,10 +128,11 @@ class Materializer:
     Returns:
       tokens int32 [S, N, T], length and context_length int32 [S, N] (an empty
       row has length 1), row bool [S, N], scores float32 [S, N, C] (NaN =
-      none, or a gold row), gold float32 [S, N, C] (0 where not labelled),
-      labelled bool [S, N] (has gold, and that may be used), dialogue int32
-      [S, N], index int32 [S, D, K]; and where the plan has room for less than
-      N x T, place int32 [S, M], where the tokens lie in N x T, -1 = none.
+      none, or a gold row), smoothed the same (see `smooth`), gold float32
+      [S, N, C] (0 where not labelled), labelled bool [S, N] (has gold, and that
+      may be used), dialogue int32 [S, N], index int32 [S, D, K]; and where the
+      plan has room for less than N x T, place int32 [S, M], where the tokens
+      lie in N x T, -1 = none.
     """
     rows = plan.rows_SxN[shards]
     row = rows >= 0
@@ -140,6 +176,7 @@ class Materializer:
       "context_length": gather(split.context_lengths_U, 1),
       "row": row,
       "scores": scores,
+      "smoothed": self.smooth(scores, gather(split.valid_U, 0)),
       "gold": gold.astype(np.float32),
       "labelled": labelled,
       "dialogue": gather(split.dialogue_U, -1).astype(np.int32),
@@ -157,6 +194,7 @@ class Materializer:
       split.lengths_U,
       split.context_lengths_U,
       split.scores_UxC,
+      split.valid_U,
       split.gold_UxC,
     ):
       mapped.release(array)

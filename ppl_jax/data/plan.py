@@ -55,41 +55,6 @@ def bucket_of(lengths: np.ndarray, buckets: Sequence[int]) -> np.ndarray:
   return np.searchsorted(np.asarray(buckets), lengths, side="left")
 
 
-def has_pair(
-  scores_MxC: np.ndarray,
-  starts_G: np.ndarray,
-  *,
-  targets: str,
-  equal_labels: bool,
-) -> np.ndarray:
-  """Says which groups of segments hold a pair that counts for some class.
-
-  Args:
-    scores_MxC: float32 scores, NaN = none; group g is [starts[g],
-      starts[g + 1]).
-    starts_G: int, first segment of each group.
-    targets: 'hard', pairs with S_i > 1/2 >= S_j count; or 'soft', those with
-      S_i (1 - S_j) > 0.
-    equal_labels: whether pairs of equal hard labels count too.
-
-  Returns:
-    bool [G].
-  """
-  if targets == "soft":
-    first, second = scores_MxC > 0, scores_MxC < 1
-  else:
-    first, second = scores_MxC > 0.5, scores_MxC <= 0.5  # NaN is in neither
-  if equal_labels:
-    first = second = first | second
-
-  def count(which_MxC):
-    return np.add.reduceat(which_MxC.astype(np.int64), starts_G, axis=0)
-
-  # Ordered pairs, less those of a segment with itself.
-  pairs_GxC = count(first) * count(second) - count(first & second)
-  return (pairs_GxC > 0).any(axis=1)
-
-
 class Plan:
   """Batches of groups of segments, epoch after epoch, without end.
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 _FEW_DIALOGUES = 1_000
-_STRETCH = 50
+_SHORTEST, _LONGEST = 8, 50  # labels of a stretch
 
 
 def draw_gold(
@@ -15,9 +15,9 @@ def draw_gold(
 ) -> np.ndarray:
   """Draws a share of the labelled utterances, nested over shares.
 
-  Whole dialogues are drawn, or contiguous stretches of at most 50 utterances
-  where fewer than 1,000 dialogues have labels. With one seed, a smaller
-  share lies inside every larger one.
+  Whole dialogues are drawn, or contiguous stretches where fewer than 1,000
+  dialogues have labels: of a hundredth of the labels, but from 8 to 50
+  utterances. With one seed, a smaller share lies inside every larger one.
 
   Args:
     labelled_U: bool, the utterances with gold.
@@ -46,7 +46,8 @@ def draw_gold(
     first = np.flatnonzero(_starts(dialogue_U)).astype(np.int32)
     position = np.arange(len(dialogue_U), dtype=np.int32)
     position -= np.repeat(first, np.diff(np.append(first, len(dialogue_U))))
-    new |= _starts(position[labelled_U] // _STRETCH)
+    longest = min(_LONGEST, max(_SHORTEST, len(new) // 100))
+    new |= _starts(position[labelled_U] // longest)
   unit = np.cumsum(new, dtype=np.int32)
   unit -= 1
   size = np.diff(np.append(np.flatnonzero(new), len(new)))

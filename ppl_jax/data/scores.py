@@ -325,8 +325,8 @@ def match(
   """
   _check_classes(scores.classes, classes)
   matched = [None] * len(dialogues)
-  for d, score in _matched("the score file", scores.rows.items(), dialogues):
-    matched[d] = score
+  for d, row in _matched("the score file", scores.rows.items(), dialogues):
+    matched[d] = row.score
   return matched
 
 
@@ -336,7 +336,7 @@ def lay_out(
   first: np.ndarray,
   classes: Sequence[str],
   folder: str | os.PathLike[str],
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
   """Reads a score file for a split, in memory that does not grow with it.
 
   Args:
@@ -347,7 +347,8 @@ def lay_out(
     folder: where there is room for U x C values while they are in use.
 
   Returns:
-    float32 [U, C] with NaN for none, mapped from a file.
+    The scores, float32 [U, C] with NaN for none, mapped from a file; and how
+    many valid votes each utterance has, float32 [U].
 
   Raises:
     ValueError: as of `read_scores` and `match`.
@@ -355,13 +356,15 @@ def lay_out(
   file = ScoreFile(path)
   _check_classes(file.classes, classes)
   U, C = int(first[-1]), len(classes)
+  valid_U = np.zeros(U, np.float32)
   with mapped.Rows(folder, np.float32, (C,)) as out:
     for start in range(0, U, _UTTERANCES_AT_ONCE):
       count = min(_UTTERANCES_AT_ONCE, U - start)
       out.append(np.full((count, C), np.nan, np.float32))
-    for d, score in _matched(file.path, file.rows(), dialogues):
-      out.put(int(first[d]), score)
-    return out.map()
+    for d, row in _matched(file.path, file.rows(), dialogues):
+      out.put(int(first[d]), row.score)
+      valid_U[first[d] : first[d + 1]] = row.valid.max(axis=1)
+    return out.map(), valid_U
 
 
 def _check_classes(theirs: Sequence[str], classes: Sequence[str]) -> None:
@@ -377,8 +380,8 @@ def _matched(
   path: str | os.PathLike[str],
   rows: Iterable[tuple[str, ScoredDialogue]],
   dialogues: Sequence[dialogues_lib.Dialogue],
-) -> Iterator[tuple[int, np.ndarray]]:
-  """Yields the number and the scores of each dialogue that has a row."""
+) -> Iterator[tuple[int, ScoredDialogue]]:
+  """Yields the number and the row of each dialogue that has one."""
   ahead = iter(enumerate(dialogues))
   passed = {}  # ids of dialogues that were passed over; few, if rows are sorted
   is_matched_D = np.zeros(len(dialogues), np.bool_)
@@ -397,7 +400,7 @@ def _matched(
         continue
     is_matched_D[d] = True
     _check_text(row, dialogue)
-    yield d, row.score
+    yield d, row
   if not foreign:
     return
   if any(

@@ -17,6 +17,10 @@ from jax.typing import DTypeLike
 
 from ppl_jax.models import functional
 
+# How the hidden states of a segment become one vector: BERT's own pooler (tanh
+# of a map of [CLS]), [CLS] as it is, or the mean over the last utterance.
+POOLINGS = ("pooler", "cls", "mean")
+
 # What `from_hf` insists on: key, accepted value, value when the key is absent.
 _FIXED = (
   ("model_type", "bert", "bert"),
@@ -29,7 +33,10 @@ _FIXED = (
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-  """Sizes of the encoder, named as in a Hugging Face `config.json`."""
+  """Sizes of the encoder, named as in a Hugging Face `config.json`.
+
+  `pooling`, one of `POOLINGS`, is ours; a config without it means 'pooler'.
+  """
 
   vocab_size: int
   hidden_size: int
@@ -41,6 +48,7 @@ class BertConfig:
   layer_norm_eps: float = 1e-12
   pad_token_id: int = 0
   initializer_range: float = 0.02
+  pooling: str = "pooler"
 
   def __post_init__(self):
     if self.hidden_size % self.num_attention_heads:
@@ -52,6 +60,11 @@ class BertConfig:
       raise ValueError(
         "type_vocab_size must be at least 2 (context and last utterance), got "
         f"{self.type_vocab_size}; use an encoder with two token types."
+      )
+    if self.pooling not in POOLINGS:
+      raise ValueError(
+        f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}."
+        " Choose one of them."
       )
 
   @classmethod
@@ -94,9 +107,10 @@ class BertConfig:
 
   def to_hf(self) -> dict[str, Any]:
     """Returns the `config.json` object that `from_hf` reads back."""
-    return dataclasses.asdict(self) | {
-      key: accepted for key, accepted, _ in _FIXED
-    }
+    values = dataclasses.asdict(self)
+    if self.pooling == "pooler":  # as every BERT does
+      del values["pooling"]
+    return values | {key: accepted for key, accepted, _ in _FIXED}
 
 
 class Dense(nnx.Module):
@@ -339,7 +353,7 @@ _move.defvjp(_move_forward, _move_backward)
 
 
 class Bert(nnx.Module):
-  """The encoder with its pooler.
+  """The encoder, and how it pools; it has a pooler only if it pools by one.
 
   Dropout acts on hidden states only (embeddings, attention output, feed-forward
   output); attention probabilities have none. Holds nothing but `nnx.Param`s.
@@ -374,7 +388,8 @@ class Bert(nnx.Module):
     self.layers = nnx.List(
       [Layer(config, make) for _ in range(config.num_hidden_layers)]
     )
-    self.pooler = make.dense(config.hidden_size, config.hidden_size)
+    if config.pooling == "pooler":
+      self.pooler = make.dense(config.hidden_size, config.hidden_size)
 
   def __call__(
     self,
@@ -400,17 +415,75 @@ class Bert(nnx.Module):
         alone, and not for padding. None: for all N x T.
       dropout_key: JAX PRNG key of this call, or S of them, each for N / S rows
         (M / S places); None turns dropout off.
-      pooled_only: have the last layer compute the token that is pooled and no
-        other, which saves five sixths of its arithmetic.
+      pooled_only: where [CLS] alone is pooled, have the last layer compute no
+        other token, which saves five sixths of its arithmetic.
 
     Returns:
       Hidden states of the last layer, [N, T, H] (0 for what is not in place_M)
-      or with `pooled_only` [N, 1, H], and the pooled [N, H], in the compute
-      dtype.
+      or, where `pooled_only` saves the others, [N, 1, H]; and the pooled
+      [N, H], in the compute dtype.
 
     Raises:
       ValueError: T exceeds the position table.
     """
+    first_only = pooled_only and self.config.pooling != "mean"
+    hidden = self._hidden(
+      tokens_NxT, length_N, context_length_N, place_M, dropout_key, first_only
+    )
+    pooled_NxH = self._pool(
+      self.config.pooling, hidden, length_N, context_length_N
+    )
+    return hidden, pooled_NxH
+
+  def poolings(
+    self, tokens_NxT: Array, length_N: Array, context_length_N: Array
+  ) -> dict[str, Array]:
+    """Returns what each pooling that can be had gives, [N, H] float32.
+
+    The arguments are those of a call. An encoder without a pooler gives none of
+    that name.
+    """
+    hidden = self._hidden(
+      tokens_NxT, length_N, context_length_N, None, None, False
+    )
+    return {
+      pooling: self._pool(pooling, hidden, length_N, context_length_N).astype(
+        jnp.float32
+      )
+      for pooling in POOLINGS
+      if pooling != "pooler" or self.config.pooling == "pooler"
+    }
+
+  def _pool(
+    self, pooling: str, hidden_NxTxH, length_N, context_length_N
+  ) -> Array:
+    """Returns the pooled [N, H] in the compute dtype."""
+    if pooling == "mean":
+      position_T = jnp.arange(hidden_NxTxH.shape[1])
+      counts_NxT = (position_T >= context_length_N[:, None]) & (
+        position_T < length_N[:, None]
+      )
+      counts_NxT = counts_NxT.astype(jnp.float32)
+      share_NxT = counts_NxT / jnp.maximum(
+        counts_NxT.sum(axis=1, keepdims=True), 1.0
+      )
+      mean_NxH = jnp.einsum(
+        "nt,nth->nh", share_NxT, hidden_NxTxH.astype(jnp.float32)
+      )
+      return mean_NxH.astype(hidden_NxTxH.dtype)
+    first_NxH = hidden_NxTxH[:, 0]
+    return first_NxH if pooling == "cls" else jnp.tanh(self.pooler(first_NxH))
+
+  def _hidden(
+    self,
+    tokens_NxT,
+    length_N,
+    context_length_N,
+    place_M,
+    dropout_key,
+    first_only,
+  ) -> Array:
+    """Returns hidden states [N, T, H], or [N, 1, H] of the first tokens."""
     T = tokens_NxT.shape[1]
     if self.config.max_position_embeddings < T:
       raise ValueError(
@@ -439,8 +512,7 @@ class Bert(nnx.Module):
         rows=rows,
         drop_attention=drop_at(2 * i + 1),
         drop_output=drop_at(2 * i + 2),
-        first_only=pooled_only and i == len(self.layers) - 1,
+        first_only=first_only and i == len(self.layers) - 1,
       )
       x = (jax.checkpoint(run) if self.remat else run)(x)
-    hidden_NxTxH = x if pooled_only else rows(x)
-    return hidden_NxTxH, jnp.tanh(self.pooler(hidden_NxTxH[:, 0]))
+    return x if first_only else rows(x)

@@ -9,7 +9,7 @@ from ppl_jax.models import bert, functional
 
 
 class Classifier(nnx.Module):
-  """Encoder, dropout on the pooled [CLS], linear scorer with C outputs.
+  """Encoder, dropout on what it pools, linear scorer with C outputs.
 
   Args:
     config: sizes of the encoder.

@@ -1,8 +1,9 @@
 """The student as an ONNX graph of standard operators.
 
 Written node by node from the weights, so that it needs neither PyTorch nor a
-tracer, runs on any runtime, and computes in the last layer only the token that
-is pooled. onnxruntime fuses what can be fused by itself, when it loads it.
+tracer, runs on any runtime, and computes in the last layer only what is pooled:
+the first token, or for a mean those from where the first last utterance of the
+batch begins. onnxruntime fuses what can be fused by itself, when it loads it.
 
 What changes no logit, but for rounding, is not computed. A key's bias adds the
 same to all scores that a token gives. The values' bias adds a constant to what
@@ -32,7 +33,9 @@ _IR_VERSION = 11  # of that operator set; older runtimes refuse newer files
 def build(
   weights: Mapping[str, np.ndarray], config: bert.BertConfig
 ) -> onnx.ModelProto:
-  """Returns a model of `BertForSequenceClassification`, without dropout.
+  """Returns a model of the student, without dropout.
+
+  Pooled by BERT's pooler that is `BertForSequenceClassification`.
 
   Its inputs are input_ids, attention_mask (1 for tokens, 0 for padding) and
   token_type_ids, int64 [batch, length] of any batch and of any length that the
@@ -40,7 +43,7 @@ def build(
 
   Args:
     weights: float32, as `pretrained.hf_weights` returns them.
-    config: sizes of the encoder.
+    config: sizes of the encoder, and how it pools.
   """
   graph = _Graph(weights, config)
   is_token_NxT = graph.node("Cast", "attention_mask", to=TensorProto.FLOAT)
@@ -55,14 +58,30 @@ def build(
   x_NxTxH = graph.embeddings(length)
   last = config.num_hidden_layers - 1
   for layer in range(last):
-    y_NxTxH = graph.attention(layer, x_NxTxH, mask_Nx1xTxT)
+    y_NxTxH = graph.attention(layer, x_NxTxH, x_NxTxH, mask_Nx1xTxT)
     x_NxTxH = graph.feed_forward(layer, x_NxTxH, y_NxTxH)
-  first_Nx1xH = graph.node("Slice", x_NxTxH, graph.ints(0), one, one)
-  mask_Nx1xT = graph.node("Unsqueeze", mask_NxT, one)
-  y_Nx1xH = graph.attention_of_one(last, first_Nx1xH, x_NxTxH, mask_Nx1xT)
-  x_Nx1xH = graph.feed_forward(last, first_Nx1xH, y_Nx1xH)
+  if config.pooling == "mean":
+    counts_NxT = graph.node("Cast", "token_type_ids", to=TensorProto.FLOAT)
+    counts_NxT = graph.node("Mul", counts_NxT, is_token_NxT)
+    # The first token of the batch that counts: those before need not ask.
+    start = graph.node("ArgMax", counts_NxT, axis=1, keepdims=0)
+    start = graph.node("ReduceMin", start, keepdims=1)
+    counts_NxQ = graph.node("Slice", counts_NxT, start, length, one)
+    asks_NxQxH = graph.node("Slice", x_NxTxH, start, length, one)
+    asking = graph.node("Sub", length, start)
+    shape = graph.node("Concat", one, one, asking, one, axis=0)
+    mask_Nx1xQxT = graph.node("Expand", mask_Nx1x1xT, shape)
+    y_NxQxH = graph.attention(last, asks_NxQxH, x_NxTxH, mask_Nx1xQxT)
+    x_NxQxH = graph.feed_forward(last, asks_NxQxH, y_NxQxH)
+    x_Nx1xH = graph.mean(x_NxQxH, counts_NxQ)
+  else:
+    first_Nx1xH = graph.node("Slice", x_NxTxH, graph.ints(0), one, one)
+    mask_Nx1xT = graph.node("Unsqueeze", mask_NxT, one)
+    y_Nx1xH = graph.attention_of_one(last, first_Nx1xH, x_NxTxH, mask_Nx1xT)
+    x_Nx1xH = graph.feed_forward(last, first_Nx1xH, y_Nx1xH)
   x_NxH = graph.node("Squeeze", x_Nx1xH, one)
-  x_NxH = graph.node("Tanh", graph.dense("bert.pooler.dense", x_NxH))
+  if config.pooling == "pooler":
+    x_NxH = graph.node("Tanh", graph.dense("bert.pooler.dense", x_NxH))
   graph.node("Identity", graph.dense("classifier", x_NxH), output="logits")
   return graph.model(len(weights["classifier.bias"]))
 
@@ -145,19 +164,21 @@ class _Graph:
     x_NxTxH = self.node("Add", x_NxTxH, position_TxH)
     return self.norm(f"{name}.LayerNorm", x_NxTxH)
 
-  def attention(self, layer: int, x_NxTxH: str, mask_Nx1xTxT: str) -> str:
-    """Returns what all tokens attend to."""
+  def attention(
+    self, layer: int, asks_NxQxH: str, x_NxTxH: str, mask_Nx1xQxT: str
+  ) -> str:
+    """Returns what tokens attend to."""
     name = f"{_prefix(layer)}.attention"
-    y_NxTxH = self.node(
+    y_NxQxH = self.node(
       "Attention",
-      self.dense(f"{name}.self.query", x_NxTxH),
+      self.dense(f"{name}.self.query", asks_NxQxH),
       self.matmul(f"{name}.self.key", x_NxTxH),
       self.matmul(f"{name}.self.value", x_NxTxH),
-      mask_Nx1xTxT,
+      mask_Nx1xQxT,
       q_num_heads=self._config.num_attention_heads,
       kv_num_heads=self._config.num_attention_heads,
     )
-    return self._attention_output(name, y_NxTxH)
+    return self._attention_output(name, y_NxQxH)
 
   def attention_of_one(
     self, layer: int, asks_Nx1xH: str, x_NxTxH: str, mask_Nx1xT: str
@@ -216,6 +237,17 @@ class _Graph:
     return self.norm(
       f"{name}.output.LayerNorm", self.node("Add", x_NxQxH, y_NxQxH)
     )
+
+  def mean(self, x_NxQxH: str, counts_NxQ: str) -> str:
+    """Returns the mean [N, 1, H] of tokens that count 1, and not 0.
+
+    It is 0 where none counts.
+    """
+    count_Nx1 = self.node("ReduceSum", counts_NxQ, self.ints(1), keepdims=1)
+    count_Nx1 = self.node("Max", count_Nx1, self.floats(1))
+    share_NxQ = self.node("Div", counts_NxQ, count_Nx1)
+    share_Nx1xQ = self.node("Unsqueeze", share_NxQ, self.ints(1))
+    return self.node("MatMul", share_Nx1xQ, x_NxQxH)
 
   def model(self, num_classes: int) -> onnx.ModelProto:
     """Returns the model, checked."""

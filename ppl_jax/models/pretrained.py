@@ -1,7 +1,8 @@
 """Student weights in and out, in Hugging Face's layout.
 
-Our parameters have the tensors of `BertForSequenceClassification` one to one:
-only names differ, and the scorer's kernel is transposed.
+Our parameters have the tensors of `BertForSequenceClassification` one to one,
+but for its pooler where the student has another pooling: only names differ, and
+the scorer's kernel is transposed.
 """
 
 import dataclasses
@@ -46,6 +47,10 @@ _LAYER_MODULES = {
   "output_norm": "output.LayerNorm",
 }
 _WORDS = "bert.embeddings.word_embeddings.weight"
+# Of a student without BERT's pooler: the file of its class, which the exported
+# folder gets, and the model type that names it.
+_CODE = "modeling_pooled_bert"
+_MODEL_TYPE = "pooled_bert"
 _POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
 _SCORER = ("classifier.weight", "classifier.bias")
 _PROBLEM_TYPES = {
@@ -83,10 +88,15 @@ def save_classifier(
   classes: Sequence[str],
   task: str,
 ) -> None:
-  """Writes what `BertForSequenceClassification.from_pretrained` reads.
+  """Writes what `AutoModelForSequenceClassification.from_pretrained` reads.
+
+  That is a `BertForSequenceClassification`. transformers has no such class for
+  a student without BERT's pooler: the folder gets one of ours, which takes
+  `trust_remote_code=True`, and a model type of its own. By that of a BERT it
+  would be loaded without the flag, too, with a random pooler.
 
   Args:
-    folder: gets model.safetensors and config.json.
+    folder: gets model.safetensors, config.json and, if need be, the class.
     model: the student.
     classes: its C classes, in the order of its logits.
     task: 'single_label' (softmax, or a sigmoid for one class) or 'multi_label'
@@ -103,6 +113,18 @@ def save_classifier(
     "attention_probs_dropout_prob": 0.0,
     "dtype": "float32",
   }
+  if model.bert.config.pooling != "pooler":
+    name = "PooledBertForSequenceClassification"
+    config |= {
+      "model_type": _MODEL_TYPE,
+      "architectures": [name],
+      "auto_map": {
+        "AutoConfig": f"{_CODE}.PooledBertConfig",
+        "AutoModelForSequenceClassification": f"{_CODE}.{name}",
+      },
+    }
+    code = pathlib.Path(__file__).with_name(f"{_CODE}.py").read_bytes()
+    (folder / f"{_CODE}.py").write_bytes(code)
   text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
   (folder / "config.json").write_text(text, encoding="utf-8")
   data = safetensors.numpy.save(hf_weights(model), metadata={"format": "pt"})
@@ -185,6 +207,8 @@ def resolve(name: str) -> pathlib.Path:
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
   """Reads `config.json` of a folder in Hugging Face layout.
 
+  The model type of a student without BERT's pooler becomes that of a BERT.
+
   Raises:
     ValueError: the file is missing or is not a JSON object.
   """
@@ -205,6 +229,8 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
       f"config.json must be a JSON object, got {path} with a "
       f"{type(config).__name__}; download it again."
     )
+  if config.get("model_type") == _MODEL_TYPE:
+    config["model_type"] = "bert"
   return config
 
 
@@ -248,6 +274,11 @@ def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
       name = f"bert.{name}"  # saved from BertModel
     weights[name] = value
   return weights
+
+
+def has_pooler(folder: pathlib.Path) -> bool:
+  """Says whether the weights of a folder include BERT's pooler."""
+  return all(name in read_weights(folder) for name in _POOLER)
 
 
 def _read_pickled(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -328,7 +359,7 @@ def load_classifier(
   dtype: DTypeLike,
   seed: int,
   num_layers: int = 0,
-  fresh_pooler: bool = False,
+  pooling: str = "",
   fresh_scorer: bool = True,
 ) -> heads.Classifier:
   """Returns a student that starts from the weights of a local folder.
@@ -346,8 +377,8 @@ def load_classifier(
     dtype: compute dtype.
     seed: of everything that is not in the folder.
     num_layers: takes so many of the folder's layers, the first; 0 takes all.
-    fresh_pooler: starts a pooler where the folder has none (encoders trained on
-      masked words alone); without it, a missing pooler is an error.
+    pooling: one of `bert.POOLINGS`; "" takes what the folder's config.json
+      says, which is BERT's own pooler where it says nothing.
     fresh_scorer: starts a scorer where the folder has none that fits; without
       it, that is an error.
 
@@ -364,6 +395,8 @@ def load_classifier(
     )
   if num_layers:
     config = dataclasses.replace(config, num_hidden_layers=num_layers)
+  if pooling:
+    config = dataclasses.replace(config, pooling=pooling)
   weights = read_weights(folder)
   rng = np.random.default_rng(seed)
   H = config.hidden_size
@@ -376,9 +409,6 @@ def load_classifier(
   if fresh_scorer and not has_scorer:
     weights[_SCORER[0]] = fresh(num_classes, H)
     weights[_SCORER[1]] = np.zeros(num_classes, np.float32)
-  if fresh_pooler and not any(name in weights for name in _POOLER):
-    weights[_POOLER[0]] = fresh(H, H)
-    weights[_POOLER[1]] = np.zeros(H, np.float32)
 
   grown = dataclasses.replace(
     config, vocab_size=max(config.vocab_size, vocab_size)
@@ -410,8 +440,8 @@ def load_classifier(
     params.append((path, param.replace(value)))
   if problems:
     hint = (
-      " Encoders trained on masked words alone have no pooler: fresh_pooler "
-      "starts a new one."
+      " Encoders trained on masked words alone have no pooler:"
+      " --config.model.pooling=mean needs none."
       if any(problem.startswith(_POOLER) for problem in problems)
       else ""
     )

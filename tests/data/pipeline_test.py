@@ -24,6 +24,7 @@ def _split(sizes=(3, 1, 4), seed=0):
     lengths_U=segments.segment_lengths(tokens, 2, 16),
     context_lengths_U=segments.context_lengths(tokens, 2, 16),
     scores_UxC=scores,
+    valid_U=rng.integers(1, 6, sum(sizes)).astype(np.float32),
     gold_UxC=rng.integers(0, 2, (sum(sizes), 2)).astype(np.uint8),
     labelled_U=rng.random(sum(sizes)) < 0.5,
   )

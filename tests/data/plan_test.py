@@ -6,9 +6,11 @@ from absl.testing import absltest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppl_jax import objective
 from ppl_jax.data import plan
 
 _BUCKETS = (8, 16, 32)
+_HARD = objective.PairSettings(targets="hard")
 
 
 def _corpus(sizes, seed=0):
@@ -105,9 +107,7 @@ class PlanTest(absltest.TestCase):
     scores = np.random.default_rng(0).random((len(corpus[0]), 2))
 
     def keep(members, starts):
-      return plan.has_pair(
-        scores[members], starts, targets="hard", equal_labels=False
-      )
+      return objective.has_pair(scores[members], starts, _HARD)
 
     whole = _plan(corpus, keep_groups=keep)
     with mock.patch.object(plan, "_GROUPS_AT_ONCE", 3):
@@ -144,9 +144,7 @@ class PlanTest(absltest.TestCase):
     scores[7] = 1  # one dialogue has pairs
 
     def keep(members, starts):
-      return plan.has_pair(
-        scores[members], starts, targets="hard", equal_labels=False
-      )
+      return objective.has_pair(scores[members], starts, _HARD)
 
     with mock.patch.object(plan, "_PART", 60):
       drawn = _plan(corpus, keep_groups=keep)
@@ -235,9 +233,7 @@ class PlanTest(absltest.TestCase):
     scores = np.where(even, np.arange(80) % 4 > 1, 1.0).astype(np.float32)
 
     def keep(members, starts):
-      return plan.has_pair(
-        scores[members, None], starts, targets="hard", equal_labels=False
-      )
+      return objective.has_pair(scores[members, None], starts, _HARD)
 
     drawn = _plan(corpus, group_size=4, keep_groups=keep)
     seen = np.concatenate(
@@ -305,8 +301,10 @@ class HasPairTest(absltest.TestCase):
           s_i, s_j = s_i > 0.5, s_j > 0.5
         found |= bool(equal_labels or s_i * (1 - s_j) > 0)
       expected.append(found)
-    got = plan.has_pair(
-      scores, starts, targets=targets, equal_labels=equal_labels
+    got = objective.has_pair(
+      scores,
+      starts,
+      objective.PairSettings(targets=targets, equal_labels=equal_labels),
     )
     self.assertEqual(list(got), expected)
 

@@ -297,7 +297,7 @@ class ScoresTest(parameterized.TestCase):
 
   def _lay_out(self, split, classes):
     first = np.cumsum([0, *(len(d.texts) for d in split)])
-    return scores.lay_out(self.path, split, first, classes, self.path.parent)
+    return scores.lay_out(self.path, split, first, classes, self.path.parent)[0]
 
   def test_layout_is_that_of_match_in_any_order(self):
     names = [f"d{i}" for i in range(40)]
