@@ -47,7 +47,7 @@ def _reference(prob, gold, mask, task):
   classes = prob.shape[1]
   softmax = task == "single_label" and classes > 1
   rows = [i for i in range(len(prob)) if mask[i]]
-  right, decisions, losses = 0, [], []
+  right, one_by_one, decisions, losses = 0, 0, [], []
   hits, predicted, support = np.zeros((3, classes))
   for i in rows:
     if softmax:
@@ -67,6 +67,7 @@ def _reference(prob, gold, mask, task):
       losses.append(loss)
     right += all(guess[c] == gold[i, c] for c in range(classes))
     for c in range(classes):
+      one_by_one += guess[c] == gold[i, c]
       hits[c] += guess[c] and gold[i, c]
       predicted[c] += guess[c]
       support[c] += gold[i, c]
@@ -80,6 +81,9 @@ def _reference(prob, gold, mask, task):
   return {
     "count": len(rows),
     "accuracy": right / len(rows) if rows else None,
+    "one_versus_rest_accuracy": (
+      one_by_one / len(rows) / classes if rows else None
+    ),
     "macro_f1": sum(f1) / classes,
     "weighted_f1": weighted / sum(support) if sum(support) else 0.0,
     "ece": _ece(decisions) if rows else None,
@@ -187,6 +191,16 @@ class ClassificationTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(result.confusion, [[1, 0], [1, 1]])
     self.assertEqual(result.compute(["a", "b"])["accuracy"], 2 / 4)
+
+  def test_a_wrong_row_is_wrong_about_two_classes(self):
+    rng = np.random.default_rng(0)
+    prob, gold = rng.dirichlet(np.ones(7), 90), np.eye(7)[np.arange(90) % 7]
+    result = metrics.Classification.from_probabilities(
+      prob, gold, np.ones(90, bool), "single_label"
+    ).compute(list("abcdefg"))
+    self.assertAlmostEqual(
+      result["one_versus_rest_accuracy"], 1 - 2 * (1 - result["accuracy"]) / 7
+    )
 
   def test_result_is_plain_json(self):
     for task in ("single_label", "multi_label"):

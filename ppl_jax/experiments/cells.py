@@ -33,8 +33,17 @@ from ppl_jax.experiments import outputs
 _LAST_LINES = 12
 _TAIL = 20_000  # bytes of a log that are looked at
 _POLL = 1.0  # seconds
-# Where these differ the run is the same.
-_FREE_KEYS = {"batch.shards", "init_from"}
+_MEASURES = (
+  "accuracy",
+  "one_versus_rest_accuracy",
+  "macro_f1",
+  "weighted_f1",
+  "ece",
+  "nll",
+  "count",
+)
+# Where these differ the student is the same.
+_FREE_KEYS = {"baselines", "batch.shards", "init_from"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +108,11 @@ class Outcome:
       return row | {"status": "failed"}
     results = self.results()
     test = results.get("test", {})
-    names = ("accuracy", "macro_f1", "weighted_f1", "ece", "nll", "count")
+    votes = results.get("heldout_votes", {})
     return row | {
       "status": "finished",
-      **{name: test.get(name, "") for name in names},
+      **{name: test.get(name, "") for name in _MEASURES},
+      "vote_cross_entropy": votes.get("vote_cross_entropy", ""),
       "gold_train": results["gold_labels"]["train"],
       "gold_dev": results["gold_labels"]["dev"],
       "seconds": round(self.seconds, 1),

@@ -6,13 +6,13 @@ of gold 0, and the others start from it.
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
 
-from ppl_jax.experiments import bootstrap, cells, outputs
+from ppl_jax.experiments import cells, compared, outputs
 
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, such as 0,1,2.")
 _GOLD = flags.DEFINE_list(
@@ -77,15 +77,21 @@ def _numbers(flag, kind, rule: str) -> list:
 
 
 def make_cells(
-  variants: Sequence[Variant], folder: pathlib.Path
+  variants: Sequence[Variant],
+  folder: pathlib.Path,
+  shares: Sequence[float],
 ) -> list[cells.Cell]:
-  """Returns the cells of --seeds and --gold, a seed after another."""
+  """Returns the cells of --seeds and shares of gold, a seed after another.
+
+  They train no baselines, which take time, unless a variant says so.
+  """
   out = []
   for seed in seeds():
     for variant in variants:
 
       def add(share, *, start="", serves=False, variant=variant, seed=seed):
         overrides = {
+          "baselines": False,
           **variant.overrides,
           **variant.of_seed(seed),
           "seed": seed,
@@ -94,20 +100,48 @@ def make_cells(
         if start:
           overrides["init_from"] = str((folder / "cells" / start).absolute())
         about = {"variant": variant.name, "gold": share, "seed": seed}
-        name = _name(variant.name, share, seed)
+        name = cell_name(variant.name, share, seed)
         out.append(cells.Cell(name, overrides, about, start, serves))
 
       if variant.votes:
         add(0, serves=True)
-      for share in gold():
+      for share in shares:
         if share:
-          start = _name(variant.name, 0, seed) if variant.votes else ""
+          start = cell_name(variant.name, 0, seed) if variant.votes else ""
           add(share, start=start)
   return out
 
 
-def _name(variant: str, share: float, seed: int) -> str:
-  return f"{variant.replace(' ', '-')}-gold{share:g}-seed{seed}"
+def cell_name(variant: str, share: float, seed: int) -> str:
+  """Returns the name of a cell, which is its folder's too."""
+  return f"{re.sub('[ +]+', '-', variant)}-gold{share:g}-seed{seed}"
+
+
+def result_rows(
+  todo: Sequence[cells.Cell], outcomes: Mapping[str, cells.Outcome]
+) -> list[dict[str, Any]]:
+  """Returns the rows of results.csv, of cells that wait for their turn too."""
+  return [
+    outcomes[cell.name].row()
+    if cell.name in outcomes
+    else {"cell": cell.name, **cell.about, "status": "waiting"}
+    for cell in todo
+  ]
+
+
+def values(
+  rows: Sequence[Mapping[str, Any]],
+  variant: str,
+  share: float,
+  measure: str = "accuracy",
+) -> dict[int, float]:
+  """Returns a measure of each seed that has it; `rows` of `result_rows`."""
+  return {
+    row["seed"]: row[measure]
+    for row in rows
+    if (row["variant"], row["gold"]) == (variant, share)
+    and row.get(measure, "") not in ("", None)
+  }
 
 
 def run(
@@ -119,7 +153,7 @@ def run(
   more_text: str = "",
   **facts: Any,
 ) -> None:
-  """Runs the cells and keeps results.csv, table and picture up to date.
+  """Runs the cells and keeps results.csv, tables and picture up to date.
 
   Args:
     variants: the rows.
@@ -127,14 +161,14 @@ def run(
     title: of the Markdown and the picture.
     xlabel: what the variants are, to draw them on the x axis; "" draws the
       shares of gold there.
-    more_text: Markdown after the table.
+    more_text: Markdown after the tables.
     **facts: more for command.json.
 
   Raises:
     ValueError: flags or the folder are not usable.
   """
   folder = outputs.folder()
-  todo = make_cells(variants, folder)
+  todo = make_cells(variants, folder, gold())
   cells.check(todo, folder)
   outputs.write_command(
     folder / "command.json", seeds=seeds(), gold=gold(), **facts
@@ -143,173 +177,131 @@ def run(
 
   def write(outcomes):
     nonlocal text
-    text = _write(
-      folder, variants, outcomes, len(todo), reference, title, xlabel, more_text
+    rows = result_rows(todo, outcomes)
+    outputs.write_csv(folder / "results.csv", rows)
+    names = [variant.name for variant in variants]
+    text = (
+      f"# {title}\n\n{progress(rows)} {_tables(names, rows)}"
+      f"{_compared(folder, variants, outcomes, reference)}{more_text}"
     )
+    outputs.write_text(folder / "table.md", text)
+    _draw(folder / "table.png", names, rows, title, xlabel)
 
   outcomes = cells.run(todo, folder, write)
   print(f"{text}\nTables and pictures in {folder}")
   cells.exit_on_failures(outcomes)
 
 
-def accuracies(
-  outcomes: Mapping[str, cells.Outcome], variant: str, share: float
-) -> dict[int, float]:
-  """Returns the test accuracy of each seed that is finished."""
-  found = {}
-  for outcome in outcomes.values():
-    about = outcome.cell.about
-    if (about["variant"], about["gold"]) == (variant, share):
-      accuracy = None
-      if not outcome.error:
-        accuracy = outcome.results().get("test", {}).get("accuracy")
-      if accuracy is not None:
-        found[about["seed"]] = accuracy
-  return found
-
-
-def _write(
-  folder, variants, outcomes, total, reference, title, xlabel, more_text
-) -> str:
-  """Writes all files of the outcomes so far; returns the Markdown."""
-  outputs.write_csv(
-    folder / "results.csv", [outcome.row() for outcome in outcomes.values()]
-  )
-  shares = gold()
-  found = {
-    (variant.name, share): list(
-      accuracies(outcomes, variant.name, share).values()
-    )
-    for variant in variants
-    for share in shares
-  }
-  columns = [f"{share:.4g} %" for share in 100 * np.array(shares)]
-  table = outputs.table(
-    ["variant", *columns],
-    [
-      [v.name, *(outputs.percent(found[v.name, share]) for share in shares)]
-      for v in variants
-    ],
-  )
-  compared = _compare(variants, outcomes, reference)
-  outputs.write_csv(folder / "bootstrap.csv", compared)
-  finished = sum(not outcome.error for outcome in outcomes.values())
-  text = (
-    f"# {title}\n\n{finished} of {total} cells finished. Test accuracy in"
-    f" percent by share of gold, mean ± standard deviation over the seeds"
-    f" {', '.join(map(str, seeds()))}.\n\n{table}\n"
-    f"{_commits_text(outcomes)}{_compared_text(compared, reference)}{more_text}"
-  )
-  outputs.write_text(folder / "table.md", text)
-  if xlabel:
-    names = [variant.name for variant in variants]
-    lines = {
-      f"{column} gold": [found[name, share] for name in names]
-      for column, share in zip(columns, shares, strict=True)
-    }
-    outputs.draw_lines(
-      folder / "table.png", lines, names, xlabel=xlabel, title=title
-    )
-  else:
-    lines = {
-      v.name: [found[v.name, share] for share in shares] for v in variants
-    }
-    outputs.draw_lines(
-      folder / "table.png", lines, columns, xlabel="share of gold", title=title
+def progress(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Says how many cells are finished, and of how many commits they are."""
+  finished = [row for row in rows if row["status"] == "finished"]
+  text = f"{len(finished)} of {len(rows)} cells finished."
+  commits = {row["commit"] or "unknown" for row in finished}
+  if len(commits) > 1:
+    text += (
+      f" They are of {len(commits)} commits, {', '.join(sorted(commits))};"
+      " results.csv says which."
     )
   return text
 
 
-def _commits_text(outcomes) -> str:
-  """Markdown that says so where cells are not all of one commit."""
-  commits = {o.commit or "unknown" for o in outcomes.values() if not o.error}
-  if len(commits) < 2:
-    return ""
-  return (
-    f"\nThe cells are of {len(commits)} commits, {', '.join(sorted(commits))};"
-    " results.csv says which.\n"
+def _column(share: float) -> str:
+  return f"{100 * share:.4g} %"
+
+
+def _tables(names: Sequence[str], rows) -> str:
+  """Markdown of accuracy and macro F1, and of calibration without gold."""
+  shares = gold()
+  accuracy, macro_f1 = (
+    outputs.table(
+      ["variant", *map(_column, shares)],
+      [
+        [
+          name,
+          *(
+            outputs.percent([*values(rows, name, share, measure).values()])
+            for share in shares
+          ),
+        ]
+        for name in names
+      ],
+    )
+    for measure in ("accuracy", "macro_f1")
   )
+  text = (
+    "Test accuracy in percent by share of gold, mean ± standard deviation over"
+    f" the seeds {', '.join(map(str, seeds()))}.\n\n{accuracy}\nMacro F1 in"
+    f" percent, the same.\n\n{macro_f1}\n"
+  )
+  without = [name for name in names if values(rows, name, 0, "ece")]
+  if without:
+    table = outputs.table(
+      ["variant", "ECE, 0 %", "held-out votes, nats"],
+      [
+        [
+          name,
+          outputs.mean([*values(rows, name, 0, "ece").values()]),
+          outputs.mean([*values(rows, name, 0, "vote_cross_entropy").values()]),
+        ]
+        for name in without
+      ],
+    )
+    text += (
+      "Without gold: expected calibration error on test, and the cross-entropy"
+      f" of held-out votes.\n\n{table}\n"
+    )
+  return text
 
 
-def _compare(variants, outcomes, reference: str) -> list[dict[str, Any]]:
-  """The reference less each other variant: each seed, and all of them."""
-  said = {}
+def _draw(path, names: Sequence[str], rows, title: str, xlabel: str) -> None:
+  """Draws accuracies over shares of gold, or over variants."""
+  shares = gold()
+  columns = [_column(share) for share in shares]
+  found = {
+    (name, share): [*values(rows, name, share).values()]
+    for name in names
+    for share in shares
+  }
+  if xlabel:
+    lines = {
+      f"{column} gold": [found[name, share] for name in names]
+      for column, share in zip(columns, shares, strict=True)
+    }
+    outputs.draw_lines(path, lines, names, xlabel=xlabel, title=title)
+  else:
+    lines = {name: [found[name, share] for share in shares] for name in names}
+    outputs.draw_lines(
+      path, lines, columns, xlabel="share of gold", title=title
+    )
 
-  def load(name):
-    outcome = outcomes.get(name)
-    if outcome is None or outcome.error:
-      return None
-    if name not in said:
-      test = outcome.test()
-      said[name] = (test, bootstrap.right(test))
-    return said[name]
 
-  rows = []
+def _compared(folder, variants, outcomes, reference: str) -> str:
+  """Writes bootstrap.csv and first_labels.csv; returns their Markdown."""
+  said = compared.Said(outcomes)
+  against = []
   for share in gold():
     for variant in variants:
       if variant.name == reference:
         continue
-      both = []
-      for seed in seeds():
-        pair = [
-          load(_name(name, share, seed)) for name in (reference, variant.name)
+      pairs = {
+        seed: [
+          cell_name(name, share, seed) for name in (reference, variant.name)
         ]
-        if None not in pair:
-          both.append((seed, *pair))
-      rights = []
-      dialogues = None
-      for seed, (test, one), (_, other) in both:
-        dialogues = np.array(test.dialogue_ids)
-        rights.append((one, other))
-        rows.append(
-          _row(
-            share, variant, seed, 1, bootstrap.difference(one, other, dialogues)
-          )
-        )
-      if len(rights) > 1:
-        one, other = np.mean(rights, axis=0)
-        result = bootstrap.difference(one, other, dialogues)
-        rows.append(_row(share, variant, "pooled", len(rights), result))
-  return rows
-
-
-def _row(share, variant, seed, count, result) -> dict[str, Any]:
-  return {
-    "gold": share,
-    "against": variant.name,
-    "seed": seed,
-    "seeds": count,
-    "difference": result.mean,
-    "low": result.low,
-    "high": result.high,
-    "share_below_0": result.below_zero,
-  }
-
-
-def _compared_text(compared, reference: str) -> str:
-  """Markdown of the differences over most seeds."""
-  best = {}
-  for row in compared:  # pooled comes last
-    best[row["gold"], row["against"]] = row
-  if not best:
-    return ""
-  table = outputs.table(
-    [f"{reference} less", "gold", "seeds", "difference", "95 %", "below 0"],
-    [
-      [
-        row["against"],
-        f"{100 * row['gold']:.4g} %",
-        str(row["seeds"]),
-        f"{100 * row['difference']:+.1f}",
-        f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}",
-        f"{row['share_below_0']:.1%}",
-      ]
-      for row in best.values()
-    ],
-  )
-  return (
-    "Paired bootstrap over test dialogues, 10,000 resamples, in points of"
-    " accuracy; of several seeds the mean is compared, so that the interval is"
-    " of other dialogues and not of other seeds. bootstrap.csv has each seed."
-    f"\n\n{table}\n"
-  )
+        for seed in seeds()
+      }
+      about = {"gold": share, "against": variant.name}
+      against += [about | row for row in compared.differences(said, pairs)]
+  outputs.write_csv(folder / "bootstrap.csv", against)
+  text = compared.against_text(against, reference)
+  first = []
+  smallest = next((share for share in gold() if share), None)
+  for variant in variants:
+    if variant.votes and smallest:
+      pairs = {
+        seed: [cell_name(variant.name, share, seed) for share in (smallest, 0)]
+        for seed in seeds()
+      }
+      about = {"variant": variant.name, "gold": smallest}
+      first += [about | row for row in compared.differences(said, pairs)]
+  outputs.write_csv(folder / "first_labels.csv", first)
+  return text + compared.first_labels_text(first)

@@ -117,12 +117,24 @@ def save(fig: figure.Figure, path: pathlib.Path) -> None:
 
 def percent(values: Sequence[float]) -> str:
   """Returns the mean of shares and their standard deviation, in percent."""
-  values = 100 * np.asarray(values, float)
+  return mean(100 * np.asarray(values, float), digits=1)
+
+
+def mean(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+  """Returns the mean of values and their standard deviation.
+
+  Args:
+    values: maybe one, which has no deviation, or none.
+    digits: after the point.
+    sign: "+" to write that of a mean above 0 too.
+  """
+  values = np.asarray(values, float)
   if not len(values):
     return "-"
+  text = f"{values.mean():{sign}.{digits}f}"
   if len(values) == 1:
-    return f"{values[0]:.1f}"
-  return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+    return text
+  return f"{text} ± {values.std(ddof=1):.{digits}f}"
 
 
 def draw_lines(

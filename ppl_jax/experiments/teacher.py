@@ -18,7 +18,11 @@ from ppl_jax.data import ensembles
 from ppl_jax.data import scores as scores_lib
 from ppl_jax.experiments import cells
 
-KINDS = ("dialogue", "utterance")  # what a simulated error belongs to
+# What a simulated error belongs to: a dialogue, each utterance, or each
+# utterance and some the utterances beside it.
+KINDS = ("dialogue", "utterance", "timing")
+# Of votes and of the majority class.
+MEASURES = ("accuracy", "one_versus_rest_accuracy", "macro_f1", "count")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +48,35 @@ class Teacher:
   valid_UxC: np.ndarray
   S_UxC: np.ndarray
   gold_UxC: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """How simulated votes err; see `simulate`.
+
+  Attributes:
+    kind: of `KINDS`.
+    votes: N of an utterance.
+    shared: standard deviation of the error that all votes share.
+    own: standard deviation of each vote's own.
+    late: of kind 'timing', the share of wrong votes that name the gold of the
+      utterance before.
+    early: and of the utterance after.
+  """
+
+  kind: str
+  votes: int
+  shared: float
+  own: float
+  late: float = 0.0
+  early: float = 0.0
+
+  def __post_init__(self):
+    if min(self.late, self.early) < 0 or self.late + self.early > 1:
+      raise ValueError(
+        "Shares of errors that are late and early must be at least 0 and at"
+        f" most 1 together, got {self.late} and {self.early}. Correct them."
+      )
 
 
 def score_file(
@@ -147,12 +180,12 @@ def accuracy(
 def _scored(
   prob_NxC: np.ndarray, gold_NxC: np.ndarray, task: str
 ) -> dict[str, float]:
-  """Returns accuracy and macro F1 of decisions or scores."""
+  """Returns accuracies and macro F1 of decisions or scores."""
   counts = metrics.Classification.from_probabilities(
     prob_NxC, gold_NxC, np.ones(len(gold_NxC), bool), task
   )
   results = counts.compute([str(c) for c in range(gold_NxC.shape[1])])
-  return {name: results[name] for name in ("accuracy", "macro_f1", "count")}
+  return {name: results[name] for name in MEASURES}
 
 
 def thin(scores: scores_lib.Scores, size: int, seed: int) -> scores_lib.Scores:
@@ -194,54 +227,70 @@ def simulate(
   dialogues: Iterable[dialogues_lib.Dialogue],
   classes: Sequence[str],
   task: str,
-  *,
-  kind: str,
-  votes: int,
-  shared: float,
-  own: float,
+  noise: Noise,
   seed: int,
 ) -> scores_lib.Scores:
-  """Simulates votes on train from gold, with an error that all votes share.
+  """Simulates votes on train from gold.
 
   A voter's preference for a class is its gold, 0 or 1, plus a normal error that
   all voters and all utterances of a dialogue share, plus one of the voter's
   own; it votes for the largest, or in a multi-label task, or of one class, for
   each above 1/2. Of kind 'utterance' the very same votes are dealt out anew
   among the utterances of equal gold: the error rate, class by class, stays as
-  it is, but nothing is shared by a dialogue any more.
+  it is, but nothing is shared by a dialogue any more. Of kind 'timing' some of
+  the votes that are wrong then name the gold of the utterance before or after
+  instead, where that is another: as many are wrong, only otherwise.
 
   Args:
     dialogues: with gold; utterances without get no votes.
     classes: the C classes, in order.
     task: 'single_label' or 'multi_label'.
-    kind: of `KINDS`.
-    votes: N.
-    shared: standard deviation of the shared error.
-    own: standard deviation of a voter's.
+    noise: how the votes err.
     seed: of the simulation.
+
+  Returns:
+    The votes as scores; of kind 'timing' metadata["sampling"] has the shares of
+    wrong votes that were `moved_late` and `moved_early`, which are less than
+    asked for where too few golds differ from the one before or after.
   """
   dialogues, parts = list(dialogues), []
   for dialogue in dialogues:
     digest = hashlib.sha256(dialogue.dialogue_id.encode("utf-8")).digest()
     rng = np.random.default_rng([seed, *digest])
     L, C = dialogue.gold.shape
-    error_C = shared * rng.standard_normal(C)
-    own_NxLxC = own * rng.standard_normal((votes, L, C))
+    error_C = noise.shared * rng.standard_normal(C)
+    own_NxLxC = noise.own * rng.standard_normal((noise.votes, L, C))
     preference_NxLxC = dialogue.gold + error_C + own_NxLxC
-    named = metrics.preferred(preference_NxLxC.reshape(votes * L, C), task)
-    parts.append(named.reshape(votes, L, C).sum(axis=0))
-  votes_UxC = np.concatenate(parts).astype(np.uint32)
+    named = metrics.preferred(
+      preference_NxLxC.reshape(noise.votes * L, C), task
+    )
+    parts.append(named.reshape(noise.votes, L, C))
+  named_NxUxC = np.concatenate(parts, axis=1)
   labelled_U = np.concatenate([d.labelled for d in dialogues])
-  if kind == "utterance":
-    gold_UxC = np.concatenate([d.gold for d in dialogues])
+  gold_UxC = np.concatenate([d.gold for d in dialogues]).astype(bool)
+  if noise.kind != "dialogue":
     _, group_U = np.unique(gold_UxC, axis=0, return_inverse=True)
     rng = np.random.default_rng([seed, 8])
     for group in range(group_U.max() + 1):
       here = np.flatnonzero((group_U == group) & labelled_U)
-      votes_UxC[here] = votes_UxC[rng.permutation(here)]
+      named_NxUxC[:, here] = named_NxUxC[:, rng.permutation(here)]
+  sampling = {
+    "shared": noise.shared,
+    "own": noise.own,
+    "error": noise.kind,
+    "seed": seed,
+  }
+  if noise.kind == "timing":
+    dialogue_U = np.repeat(
+      np.arange(len(dialogues)), [len(d.texts) for d in dialogues]
+    )
+    sampling |= _mistime(
+      named_NxUxC, gold_UxC, labelled_U, dialogue_U, noise, seed
+    )
+  votes_UxC = named_NxUxC.sum(axis=0, dtype=np.uint32)
   votes_UxC[~labelled_U] = 0
   valid_UxC = np.zeros_like(votes_UxC)
-  valid_UxC[labelled_U] = votes
+  valid_UxC[labelled_U] = noise.votes
   rows, start = {}, 0
   for dialogue in dialogues:
     here = slice(start, start := start + len(dialogue.texts))
@@ -253,11 +302,37 @@ def simulate(
     "split": "train",
     "models": ["simulated"],
     "prompts": [],
-    "sampling": {"shared": shared, "own": own, "error": kind, "seed": seed},
-    "requests": int(votes * labelled_U.sum()),
+    "sampling": sampling,
+    "requests": int(noise.votes * labelled_U.sum()),
     "aggregation": {"method": "uniform"},
   }
   return scores_lib.Scores(tuple(classes), metadata, rows)
+
+
+def _mistime(
+  named_NxUxC, gold_UxC, labelled_U, dialogue_U, noise: Noise, seed: int
+) -> dict[str, float]:
+  """Has shares of the wrong votes name a neighbour's gold, in place."""
+  rng = np.random.default_rng([seed, 9])
+  U = len(dialogue_U)
+  free_NxU = (named_NxUxC != gold_UxC).any(axis=2) & labelled_U
+  wrong = int(free_NxU.sum())
+  moved = {}
+  for name, share, step in (
+    ("late", noise.late, -1),
+    ("early", noise.early, 1),
+  ):
+    beside_U = np.clip(np.arange(U) + step, 0, U - 1)  # itself at the ends
+    of_UxC = gold_UxC[beside_U]
+    another_U = (of_UxC != gold_UxC).any(axis=1) & labelled_U[beside_U]
+    another_U &= dialogue_U[beside_U] == dialogue_U
+    voter, at = np.nonzero(free_NxU & another_U)
+    count = min(round(share * wrong), len(at))
+    chosen = rng.choice(len(at), count, replace=False)
+    named_NxUxC[voter[chosen], at[chosen]] = of_UxC[at[chosen]]
+    free_NxU[voter[chosen], at[chosen]] = False
+    moved[f"moved_{name}"] = count / max(wrong, 1)
+  return moved
 
 
 def vote_error(scores: scores_lib.Scores, dialogues) -> float:

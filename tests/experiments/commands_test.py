@@ -166,6 +166,49 @@ class CommandsTest(absltest.TestCase):
     self.assertNotIn("Traceback", run.stderr)
     return folder, run
 
+  def test_noise_map_simulates_all_kinds(self):
+    folder, run = self.run_where_another_works("noise_map", "--shifts=0.3,0.6")
+    for text in (
+      "errors of utterance: ",
+      "errors of dialogue: ",
+      "20% of the wrong votes moved late, 20% of the wrong votes moved early",
+    ):
+      self.assertIn(text, run.stdout)
+    made = sorted((folder / "scores").glob("*.parquet"))
+    self.assertEqual(
+      [path.name.rsplit("-", 1)[0] for path in made],
+      [
+        "dialogue-votes5-shared0.3-own0.2",
+        "dialogue-votes5-shared0.6-own0.2",
+        "timing-votes5-shared0.5-own0.2-late0.2-early0.2",
+        "utterance-votes5-shared0.5-own0.2",
+      ],
+    )
+
+  def test_noise_map_of_wrong_sizes(self):
+    _, run = self.run_command("noise_map", "--shifts=0.3,big")
+    self.assertEqual(run.returncode, 1)
+    self.assertIn("--shifts must be numbers of at least 0", run.stderr)
+    self.assertNotIn("Traceback", run.stderr)
+
+  def test_an_alpha_is_that_of_hard_pairs(self):
+    # There is no such dtype.
+    folder, run = self.run_command(
+      "ablations",
+      "--what=alpha",
+      "--values=0.25",
+      "--gold=0",
+      f"--config.scores={self.config.scores}",
+      "--config.model.dtype=float16",
+    )
+    self.assertIn("config.model.dtype must be one of", run.stderr)
+    self.assertIn(
+      "under pretrain.objective=pairwise, pairs.targets=hard",
+      (folder / "table.md").read_text(),
+    )
+    (row,) = self.rows(folder / "results.csv")
+    self.assertEqual(row["status"], "failed")
+
   def test_ablation_of_a_value_that_is_none(self):
     _, run = self.run_command("ablations", "--what=scope", "--values=inner")
     self.assertEqual(run.returncode, 1)
@@ -194,7 +237,29 @@ class CommandsTest(absltest.TestCase):
       float(row["majority_accuracy"]), majority, delta=1e-5
     )
     self.assertEqual(row["teacher_split"], "train")
-    self.assertIn("| jsonl |", (folder / "table.md").read_text())
+    self.assertAlmostEqual(
+      float(row["majority_one_versus_rest_accuracy"]),
+      1 - 2 * (1 - majority) / 3,
+      delta=1e-5,
+    )
+    table = (folder / "table.md").read_text()
+    self.assertIn("| jsonl | accuracy | 30 % |", table)
+    self.assertIn("| jsonl | one-versus-rest | 30 % |", table)
+    self.assertIn("An inference, which the paper does not state", table)
+
+  def test_without_votes_there_is_gold_alone(self):
+    folder, run = self.run_command(
+      "tables23",
+      "--gold=1",
+      "--config.scores=",
+      "--finetune_only=model.dtype=float16",
+    )
+    self.assertIn("1 of 1 cells failed: jsonl-fine-tune-only-gold1", run.stderr)
+    self.assertIn(
+      "| jsonl | accuracy | 100 % |", (folder / "table.md").read_text()
+    )
+    (row,) = self.rows(folder / "results.csv")
+    self.assertEqual(row["teacher_accuracy"], "")
 
 
 if __name__ == "__main__":

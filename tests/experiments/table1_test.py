@@ -14,6 +14,8 @@ from absl.testing import absltest
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import commands
 
+METHOD = "soft pairs + softmax"
+
 
 class Table1Test(absltest.TestCase):
   def setUp(self):
@@ -33,7 +35,7 @@ class Table1Test(absltest.TestCase):
         "--config.segments.buckets=()",  # one length to compile for
         f"--config.dataset.data_dir={self.home / 'data'}",
         f"--folder={self.folder}",
-        "--methods=fine-tune only,pairwise",
+        f"--methods=fine-tune only,{METHOD}",
         "--gold=0.2",
         *flags,
       ],
@@ -70,31 +72,51 @@ class Table1Test(absltest.TestCase):
     self.assertLen(rows, 3)
     for name, row in rows.items():
       results = json.loads((self.cells / name / "results.json").read_text())
-      self.assertAlmostEqual(
-        float(row["accuracy"]), results["test"]["accuracy"], delta=1e-5
-      )
+      for measure in ("accuracy", "macro_f1", "ece"):
+        self.assertAlmostEqual(
+          float(row[measure]), results["test"][measure], delta=1e-5
+        )
+      self.assertNotIn("baselines", results)
+      if row["variant"] == METHOD:
+        self.assertEqual(results["terms"], {"pairs": 1.0, "softmax": 1.0})
+        self.assertAlmostEqual(
+          float(row["vote_cross_entropy"]),
+          results["heldout_votes"]["vote_cross_entropy"],
+          delta=1e-5,
+        )
     kept = {str(p.relative_to(self.cells)) for p in self.cells.glob("*/*/*")}
     self.assertContainsSubset(
-      {"pairwise-gold0-seed0/checkpoints/pretrained"}, kept
+      {"soft-pairs-softmax-gold0-seed0/checkpoints/pretrained"}, kept
     )
     self.assertFalse([name for name in kept if name.endswith("state")])
     self.assertLen([name for name in kept if "checkpoints/" in name], 1)
     (compared,) = self.rows("bootstrap.csv")
-    accuracy = {
-      row["variant"]: float(row["accuracy"])
-      for row in rows.values()
-      if row["gold"] == "0.2"
-    }
+    accuracy, without = (
+      {
+        row["variant"]: float(row["accuracy"])
+        for row in rows.values()
+        if row["gold"] == share
+      }
+      for share in ("0.2", "0")
+    )
     self.assertAlmostEqual(
       float(compared["difference"]),
-      accuracy["pairwise"] - accuracy["fine-tune only"],
+      accuracy[METHOD] - accuracy["fine-tune only"],
       delta=1e-5,
     )
     self.assertLessEqual(float(compared["low"]), float(compared["difference"]))
+    (first,) = self.rows("first_labels.csv")
+    self.assertEqual((first["variant"], first["gold"]), (METHOD, "0.2"))
+    self.assertAlmostEqual(
+      float(first["difference"]), accuracy[METHOD] - without[METHOD], delta=1e-5
+    )
     table = (self.folder / "table.md").read_text()
     self.assertIn("3 of 3 cells finished", table)
     for method, value in accuracy.items():
       self.assertIn(f"| {method} | {100 * value:.1f} |", table)
+    self.assertIn(f"| {METHOD} less | gold |", table)
+    self.assertIn(f"| {METHOD} | 20 % less 0 % | 1 |", table)
+    self.assertIn("| variant | ECE, 0 % | held-out votes, nats |", table)
     self.assertGreater((self.folder / "table.png").stat().st_size, 5_000)
     about = json.loads((self.folder / "command.json").read_text())
     self.assertIn("python -m ppl_jax.experiments.table1", about["command"])

@@ -61,7 +61,7 @@ class TeacherTest(absltest.TestCase):
     ]
     self.assertEqual(same, [True, False])
 
-  def _simulate(self, kind, task):
+  def _simulate(self, noise, task):
     C = len(corpus.CLASSES)
     rng = np.random.default_rng(0)
     some = [
@@ -74,17 +74,7 @@ class TeacherTest(absltest.TestCase):
       )
       for d in range(400)
     ]
-    made = teacher.simulate(
-      some,
-      corpus.CLASSES,
-      task,
-      kind=kind,
-      votes=5,
-      shared=0.6,
-      own=0.1,
-      seed=0,
-    )
-    return some, made
+    return some, teacher.simulate(some, corpus.CLASSES, task, noise, seed=0)
 
   def test_weighted_scores_are_not_thinned(self):
     rows = {
@@ -106,8 +96,8 @@ class TeacherTest(absltest.TestCase):
   def test_simulated_errors_are_as_many_but_not_shared(self):
     for task in ("single_label", "multi_label"):
       errors, within = [], []
-      for kind in teacher.KINDS:
-        some, made = self._simulate(kind, task)
+      for kind in ("dialogue", "utterance"):
+        some, made = self._simulate(teacher.Noise(kind, 5, 0.6, 0.1), task)
         errors.append(teacher.vote_error(made, some))
         rows = list(made.rows.values())
         self.assertTrue(all(np.isnan(row.score[3]).all() for row in rows))
@@ -119,6 +109,72 @@ class TeacherTest(absltest.TestCase):
       self.assertEqual(*errors)
       self.assertBetween(errors[0], 0.05, 0.4)
       self.assertGreater(within[0], 2 * within[1])
+
+  def test_shares_of_errors_name_the_gold_beside(self):
+    late, early = 0.3, 0.25
+    # One vote an utterance: what it names is known.
+    noise = teacher.Noise("utterance", 1, 0.6, 0.2)
+    for task in ("single_label", "multi_label"):
+      some, before = self._simulate(noise, task)
+      timing = dataclasses.replace(noise, kind="timing", late=late, early=early)
+      _, after = self._simulate(timing, task)
+      wrong = 0
+      names, changed_to = dict.fromkeys(("late", "early"), 0), []
+      for dialogue in some:
+        was = before.rows[dialogue.dialogue_id].votes
+        now = after.rows[dialogue.dialogue_id].votes
+        for i, gold in enumerate(dialogue.gold):
+          if i == 3:  # has no gold, and so no votes
+            self.assertEqual((was[i].sum(), now[i].sum()), (0, 0))
+            continue
+          is_wrong = (was[i] != gold).any()
+          self.assertEqual((now[i] != gold).any(), is_wrong)
+          wrong += is_wrong
+          beside = {
+            name: dialogue.gold[j]
+            for name, j in (("late", i - 1), ("early", i + 1))
+            if 0 <= j < 10 and j != 3
+          }
+          named = [k for k, row in beside.items() if (row == now[i]).all()]
+          for name in named:
+            names[name] += is_wrong
+          if (was[i] != now[i]).any():
+            changed_to.append(named)
+      told = after.metadata["sampling"]
+      self.assertTrue(all(changed_to))
+      for name, share in (("late", late), ("early", early)):
+        self.assertAlmostEqual(told[f"moved_{name}"], share, delta=1 / wrong)
+        # Others name it by chance; and some named it before.
+        self.assertGreaterEqual(names[name] / wrong, told[f"moved_{name}"])
+        least = changed_to.count([name]) / wrong
+        self.assertBetween(least, 0.1, told[f"moved_{name}"])
+
+  def test_no_more_errors_are_moved_than_have_another_gold_beside(self):
+    same = [
+      dialogues.Dialogue(
+        f"d{d}",
+        ("A",) * 4,
+        ("x",) * 4,
+        np.eye(3, dtype=np.uint8)[[0, 0, 0, 1]],
+        np.ones(4, bool),
+      )
+      for d in range(50)
+    ]
+    noise = teacher.Noise("timing", 5, 0.6, 0.2, late=0.9, early=0.1)
+    made = teacher.simulate(same, "abc", "single_label", noise, seed=0)
+    wrong = sum(
+      15 + 5 - row.votes[:3, 0].sum() - row.votes[3, 1]
+      for row in made.rows.values()
+    )
+    last = sum(5 - row.votes[3, 1] for row in made.rows.values())
+    told = made.metadata["sampling"]
+    self.assertAlmostEqual(told["moved_late"], last / wrong)
+    # All of the last utterance's errors name the first class, that before.
+    self.assertEqual(sum(r.votes[3, 2] for r in made.rows.values()), 0)
+
+  def test_shares_of_errors_are_at_most_all(self):
+    with self.assertRaisesRegex(ValueError, "at most 1 together, got 0.6"):
+      teacher.Noise("timing", 5, 0.5, 0.2, late=0.6, early=0.5)
 
   def test_majority_and_teacher_on_test(self):
     test = self.dataset.splits["test"]
