@@ -30,9 +30,10 @@ def get_config() -> config_dict.ConfigDict:
   # From labels of votes made for other classes to the class they count as.
   config.votes.counts_as = config_dict.ConfigDict()
   config.votes.split = "train"  # the split that was voted on
-  # Smoothed scores are those after so many more votes, which say what the class
-  # is like on average; hard labels and `plurality` take the votes as they are.
-  config.votes.prior = 1.0
+  # Soft terms take scores as after so many more votes, which say what the class
+  # is like on average. 0 takes the shares as they are: few votes are noisy, but
+  # right on average, and shrunk shares bring back the shifts that pairs cancel.
+  config.votes.prior = 0.0
 
   config.labeling = config_dict.ConfigDict()
   config.labeling.endpoint = "https://api.openai.com/v1"

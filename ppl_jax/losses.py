@@ -155,7 +155,7 @@ def swapped_pairs(
   # The terms of (i, j, c, c') and (j, i, c', c) are the same one.
   first_P, second_P = np.triu_indices(f_KxC.shape[0], 1)
   weights_PxCxC = s_KxC[first_P][:, :, None] * s_KxC[second_P][:, None, :]
-  weights_PxCxC *= 1.0 - jnp.eye(f_KxC.shape[1])
+  weights_PxCxC *= (1.0 - jnp.eye(f_KxC.shape[1]))[None]
   if group_ids_K is not None:
     differ_P = group_ids_K[first_P] != group_ids_K[second_P]
     weights_PxCxC *= differ_P[:, None, None].astype(jnp.float32)
@@ -310,8 +310,8 @@ def gold(
 
 def mean(total: jax.Array, count: jax.Array) -> jax.Array:
   """Divides a sum by its count; 0, with a gradient of 0, if the count is 0."""
-  some = count > 0
-  return jnp.where(some, total, 0.0) / jnp.where(some, count, 1.0)
+  none = count == 0
+  return jnp.where(none, 0.0, total) / jnp.where(none, 1.0, count)
 
 
 def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -261,17 +261,24 @@ def on_votes(config: ConfigDict, classes: Sequence[str], task: str):
   softmax = task == "single_label" and len(classes) > 1
   weights = _weights(config.pretrain, softmax)
   for key, weight in weights.items():
-    if weight < 0:
+    if not 0 <= weight < float("inf"):
       raise ValueError(
         f"config.pretrain.terms.{key} must be a weight of at least 0, got"
         f" {weight}. Correct it."
       )
     if weight and TERMS[key].softmax and not softmax:
+      given = (config.pretrain.get("terms") or {}).get(key)
+      setting = "objective" if given is None else f"terms.{key}"
+      kind = "one class" if len(classes) == 1 else "several labels at once"
       raise ValueError(
         f"The term {key} must be left out where classes are decided one by one,"
-        f" got config.pretrain.objective={name!r} for"
-        f" {'one class' if len(classes) == 1 else 'several labels at once'}."
-        " Set it to auto, pairwise, pointwise or joint."
+        f" got config.pretrain.{setting}={name if given is None else given!r}"
+        f" for {kind}. Set config.pretrain."
+        + (
+          "objective to auto, pairwise, pointwise or joint."
+          if given is None
+          else f"{setting} to 0."
+        )
       )
   counted = tuple((key, weight) for key, weight in weights.items() if weight)
   grouped = any(TERMS[key].grouped for key, _ in counted)

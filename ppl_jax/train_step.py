@@ -94,8 +94,8 @@ def make_loss_and_gradients(
     if shards * mesh.size > 1:
       numbers_S = sharding.first_shard(mesh, shards) + jnp.arange(shards)
       keys_S = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers_S)
-    # Counts are known without logits. A count that read them would be NaN, and
-    # so the loss: training would stop, and not go on with a wrong mean.
+    # Counts are known without logits. A count that added some up would be NaN,
+    # and so the loss: training would stop, and not go on with a wrong mean.
     logits = jnp.full_like(batch["scores"], jnp.nan)
     terms = objective.terms(logits, batch)
     counts = sharding.add_up({name: n for name, (_, n) in terms.items()})

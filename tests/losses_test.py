@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppl_jax import losses
+from ppl_jax import calibration, losses
 
 _ABOVE_HALF = float(np.nextafter(np.float32(0.5), np.float32(1)))
 _SCORES = (math.nan, 0.0, 0.2, 0.5, _ABOVE_HALF, 0.8, 1.0)
@@ -24,6 +24,7 @@ _pairwise_batch = jax.jit(
 )
 _pointwise = jax.jit(losses.pointwise)
 _gold = jax.jit(losses.gold, static_argnames="task")
+_ROW_TERMS = (losses.softmax_shares, losses.plurality)
 
 
 def _kl(t, z):
@@ -75,6 +76,71 @@ def _batch_and_gradient(f, scores, index, group_ids, **options):
   (total, count), pullback = jax.vjp(loss, f)
   (gradient,) = pullback((jnp.ones_like(total), jnp.zeros_like(count)))
   return total, count, gradient
+
+
+def _swapped_reference(f, scores, index, group_ids):
+  """Sum, count, and the gradient of the sum in f."""
+  total, count, gradient = 0.0, 0.0, np.zeros(f.shape)
+  classes = range(f.shape[1])
+  for rows in index:
+    for i, j in itertools.combinations(rows, 2):
+      if i < 0 or j < 0:
+        continue
+      if group_ids is not None and group_ids[i] == group_ids[j]:
+        continue
+      if np.isnan(scores[[i, j]]).any():
+        continue
+      for c, d in itertools.permutations(classes, 2):
+        weight = scores[i, c] * scores[j, d]
+        z = f[i, c] - f[i, d] - f[j, c] + f[j, d]
+        total += weight * math.log1p(math.exp(-z))
+        count += weight
+        slope = -weight / (1 + math.exp(z))
+        gradient[i, c] += slope
+        gradient[i, d] -= slope
+        gradient[j, c] -= slope
+        gradient[j, d] += slope
+  return total, count, gradient
+
+
+def _row_reference(f, scores, mask, function):
+  """The same for a term that looks at one row at a time."""
+  total, count, gradient = 0.0, 0.0, np.zeros(f.shape)
+  for i, s in enumerate(scores):
+    if not mask[i] or np.isnan(s).any():
+      continue
+    if function is losses.plurality:
+      if s.max() == 0:
+        continue
+      first = list(s).index(s.max())
+      s = np.array([float(c == first) for c in range(len(s))])
+    normaliser = sum(math.exp(z) for z in f[i])
+    for c, share in enumerate(s):
+      total -= share * math.log(math.exp(f[i, c]) / normaliser)
+      count += share
+      gradient[i, c] -= share
+      gradient[i] += share * np.exp(f[i]) / normaliser
+  return total, count, gradient
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(function, f, *args, **kwargs):
+  """Returns a loss's sum and count, and the gradient of the sum in f."""
+
+  def loss(f):
+    return function(f, *args, **kwargs)
+
+  (total, count), pullback = jax.vjp(loss, f)
+  (gradient,) = pullback((jnp.ones_like(total), jnp.zeros_like(count)))
+  return total, count, gradient
+
+
+def _random_scores(rng, shape):
+  """Scores of rows; some have a NaN, some no vote for any class."""
+  scores = rng.choice(np.float32(_SCORES[1:]), shape)
+  scores[rng.random(shape[0]) < 0.2, rng.integers(shape[1])] = math.nan
+  scores[rng.random(shape[0]) < 0.2] = 0
+  return scores
 
 
 class LossesTest(parameterized.TestCase):
@@ -265,6 +331,244 @@ class PairwiseTest(LossesTest):
     self.assertEqual([total.dtype, count.dtype], [jnp.float32] * 2)
     z = 12 - 0.25  # needs more than bfloat16's eight bits
     np.testing.assert_allclose(total, math.log1p(math.exp(-z)), rtol=1e-5)
+
+
+class SwappedPairsTest(LossesTest):
+  @settings(max_examples=60, deadline=None, derandomize=True)
+  @given(
+    shape=st.sampled_from(
+      ((1, 2, 1, 2), (2, 1, 3, 4), (3, 4, 2, 12), (3, 4, 3, 12), (1, 5, 1, 5))
+    ),
+    groups=st.booleans(),
+    seed=st.integers(0, 1_000),
+  )
+  def test_value_and_gradient_equal_the_loops(self, shape, groups, seed):
+    dialogues, size, classes, rows = shape
+    rng = np.random.default_rng(seed)
+    f = rng.normal(0, 2, (rows, classes)).astype(np.float32)
+    scores = _random_scores(rng, f.shape)
+    index = np.full((dialogues, size), -1, np.int32)
+    used = rng.integers(0, min(rows, index.size) + 1)
+    slots = rng.permutation(index.size)[:used]
+    index.ravel()[slots] = rng.permutation(rows)[:used]
+    group_ids = rng.integers(0, 3, rows).astype(np.int32) if groups else None
+    total, count, gradient = _evaluate(
+      losses.swapped_pairs_batch, f, scores, index, group_ids_N=group_ids
+    )
+    expected = _swapped_reference(
+      f.astype(float), scores.astype(float), index, group_ids
+    )
+    np.testing.assert_allclose(total, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(count, expected[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected[2], rtol=1e-4, atol=1e-5)
+
+  def test_two_utterances_by_hand(self):
+    f = jnp.array([[2.0, -1.0, 0.5], [0.0, 1.0, 0.0]])
+    s = jnp.array([[0.75, 0.0, 0.0], [0.0, 0.5, 0.25]])
+    total, count, _ = _evaluate(losses.swapped_pairs, f, s, jnp.ones(2, bool))
+    first, second = (2 - -1) - (0 - 1), (2 - 0.5) - (0 - 0)
+    expected = 0.75 * 0.5 * math.log(1 + math.exp(-first))
+    expected += 0.75 * 0.25 * math.log(1 + math.exp(-second))
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    np.testing.assert_allclose(count, 0.75 * (0.5 + 0.25))
+
+  def test_the_order_of_utterances_and_of_classes_does_not_matter(self):
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=(5, 3)).astype(np.float32)
+    s = rng.random((5, 3)).astype(np.float32)
+    valid = np.array([True, True, False, True, True])
+    total, count, gradient = _evaluate(losses.swapped_pairs, f, s, valid)
+    i, c = rng.permutation(5), rng.permutation(3)
+    other = _evaluate(
+      losses.swapped_pairs, f[i][:, c], s[i][:, c], jnp.array(valid[i])
+    )
+    np.testing.assert_allclose(other[0], total, rtol=1e-6)
+    np.testing.assert_allclose(other[1], count, rtol=1e-6)
+    np.testing.assert_allclose(other[2], gradient[i][:, c], atol=1e-6)
+
+  def test_constants_of_an_utterance_and_of_a_class_cancel(self):
+    rng = np.random.default_rng(0)
+    f, s = (rng.normal(size=(4, 3)).astype(np.float32) for _ in range(2))
+    more = (3 * rng.normal(size=(4, 1)) + 3 * rng.normal(size=3)).astype(
+      np.float32
+    )
+    valid = jnp.ones(4, bool)
+    total, _, _ = _evaluate(losses.swapped_pairs, f, abs(s), valid)
+    other, _, _ = _evaluate(losses.swapped_pairs, f + more, abs(s), valid)
+    np.testing.assert_allclose(total, other, rtol=1e-5)
+
+  def test_two_classes_are_soft_pairs_of_the_difference(self):
+    # S_i2 = 1 - S_i1 makes both weights S_i (1 - S_j), and z is f_i - f_j.
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=5).astype(np.float32)
+    s = rng.random(5).astype(np.float32)
+    valid = jnp.ones(5, bool)
+    swapped = _evaluate(
+      losses.swapped_pairs,
+      np.stack([f, np.zeros_like(f)], axis=1),
+      np.stack([s, 1 - s], axis=1),
+      valid,
+    )
+    pairs = _pairwise(f, s, valid, alpha=0.0, targets="soft")
+    np.testing.assert_allclose(swapped[:2], pairs, rtol=1e-5)
+
+  @parameterized.product(
+    dtype=("bfloat16", "float32"), logits=(1e4, -1e4), nan=(False, True)
+  )
+  def test_extreme_logits(self, dtype, logits, nan):
+    other = math.nan if nan else 0.0
+    f = jnp.array([[logits, -logits], [-logits, logits], [other] * 2], dtype)
+    s = jnp.array([[1.0, 0.0], [0.25, 0.75], [other] * 2])
+    total, count, gradient = _evaluate(
+      losses.swapped_pairs, f, s, jnp.array([True, True, not nan])
+    )
+    large = abs(float(f[0, 0]))
+    self.assertEqual([total.dtype, count.dtype], [jnp.float32] * 2)
+    self.assertEqual(gradient.dtype, f.dtype)
+    slope = 0.0 if logits > 0 else 0.75
+    np.testing.assert_allclose(total, slope * 4 * large, rtol=1e-6)
+    self.assertEqual(count, 0.75)
+    np.testing.assert_array_equal(
+      gradient.astype(jnp.float32),
+      [[-slope, slope], [slope, -slope], [0, 0]],
+    )
+
+  @parameterized.parameters(
+    ([[0.9, 0.1], [math.nan, 0.5]], [[0, 1]], None),  # one score only
+    ([[0.9, 0.1], [0.2, 0.8]], [[0, -1], [1, -1]], None),
+    ([[0.9, 0.1], [0.2, 0.8]], [[-1, -1]], None),
+    ([[0.9, 0.0], [0.8, 0.0]], [[0, 1]], None),  # votes for one class
+    ([[0.9, 0.1], [0.0, 0.0]], [[0, 1]], None),  # votes for none
+    ([[0.9, 0.1], [0.2, 0.8]], [[0], [1]], None),  # K = 1
+    ([[0.9], [0.2]], [[0, 1]], None),  # C = 1
+    ([[0.9, 0.1], [0.2, 0.8]], [[0, 1]], [3, 3]),  # the same dialogue
+  )
+  def test_nothing_to_swap_gives_zeros(self, scores, index, group_ids):
+    scores = jnp.array(scores)
+    ids = None if group_ids is None else jnp.array(group_ids)
+
+    def loss(f):
+      return losses.swapped_pairs_batch(
+        f, scores, jnp.array(index), group_ids_N=ids
+      )
+
+    f = jnp.array([[1e4, -1e4], [-1e4, 1e4]])[:, : scores.shape[1]]
+    self.assertEqual([float(v) for v in jax.jit(loss)(f)], [0, 0])
+    value, gradient = jax.jit(
+      jax.value_and_grad(lambda f: losses.mean(*loss(f)))
+    )(f)
+    self.assertEqual(value, 0)
+    np.testing.assert_array_equal(gradient, np.zeros(f.shape))
+
+  def test_no_gradient_flows_into_scores(self):
+    s = jnp.array([[0.9, 0.1], [0.2, 0.8]])
+
+    def loss(s):
+      return losses.swapped_pairs(s, s, jnp.ones(2, bool))[0]
+
+    def of_logits(f):
+      return losses.swapped_pairs(f, s, jnp.ones(2, bool))[0]
+
+    np.testing.assert_array_equal(jax.grad(loss)(s), jax.grad(of_logits)(s))
+
+
+class RowTermsTest(LossesTest):
+  """`softmax_shares` and `plurality`."""
+
+  @settings(max_examples=60, deadline=None, derandomize=True)
+  @given(
+    function=st.sampled_from(_ROW_TERMS),
+    shape=st.sampled_from(((1, 1), (1, 3), (6, 1), (6, 3))),
+    seed=st.integers(0, 1_000),
+  )
+  def test_value_and_gradient_equal_the_loops(self, function, shape, seed):
+    rng = np.random.default_rng(seed)
+    f = rng.normal(0, 3, shape).astype(np.float32)
+    scores = _random_scores(rng, shape)
+    mask = rng.random(shape[0]) < 0.8
+    total, count, gradient = _evaluate(function, f, scores, mask)
+    expected = _row_reference(
+      f.astype(float), scores.astype(float), mask, function
+    )
+    np.testing.assert_allclose(total, expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(count, expected[1], rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected[2], rtol=1e-4, atol=1e-5)
+
+  @parameterized.parameters(
+    ([0.25, 0.5, 0.25], 1),
+    ([0.25, 0.375, 0.375], 1),  # the first of equal ones
+    ([0.5, 0.0, 0.5], 0),
+    ([0.0, 0.0, 0.125], 2),  # most votes are for none of the classes
+    ([0.0, 0.0, 0.0], None),  # all are
+    ([math.nan, 0.0, 1.0], None),
+  )
+  def test_plurality_by_hand(self, scores, label):
+    f = jnp.array([[1.0, 2.0, 4.0]])
+    total, count, gradient = _evaluate(
+      losses.plurality, f, jnp.array([scores]), jnp.ones(1, bool)
+    )
+    if label is None:
+      self.assertEqual([float(total), float(count)], [0, 0])
+      np.testing.assert_array_equal(gradient, np.zeros((1, 3)))
+      return
+    log_sum = math.log(math.exp(1) + math.exp(2) + math.exp(4))
+    np.testing.assert_allclose(total, log_sum - float(f[0, label]), rtol=1e-6)
+    self.assertEqual(count, 1)
+
+  def test_shares_weigh_a_row_by_its_votes(self):
+    f, s = jnp.array([[1.0, 2.0]]), jnp.array([[0.5, 0.25]])
+    total, count, _ = _evaluate(losses.softmax_shares, f, s, jnp.ones(1, bool))
+    log_sum = math.log(math.exp(1) + math.exp(2))
+    expected = 0.5 * (log_sum - 1) + 0.25 * (log_sum - 2)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    self.assertEqual(count, 0.75)
+
+  def test_shares_are_measured_as_calibration_does(self):
+    rng = np.random.default_rng(0)
+    f = rng.normal(size=(9, 3)).astype(np.float32)
+    s = _random_scores(rng, f.shape)
+    loss = losses.mean(*losses.softmax_shares(f, s, jnp.ones(9, bool)))
+    expected = calibration.vote_cross_entropy(
+      f, s, np.zeros(3), 1.0, "single_label"
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+  @parameterized.product(
+    function=_ROW_TERMS, dtype=("bfloat16", "float32"), scored=("f", "s")
+  )
+  def test_extreme_logits(self, function, dtype, scored):
+    f = jnp.array([[1e4, -1e4], [1e4, -1e4], [math.nan, 1e4]], dtype)
+    s = jnp.array([[1.0, 0.0], [0.25, 0.75], [math.nan, 0.5]])
+    if scored == "s":  # scores of another type, too
+      s = s.astype(dtype)
+    total, count, gradient = _evaluate(function, f, s, jnp.ones(3, bool))
+    share = 1.0 if function is losses.plurality else 0.75
+    self.assertEqual([total.dtype, count.dtype], [jnp.float32] * 2)
+    self.assertEqual(gradient.dtype, f.dtype)
+    np.testing.assert_allclose(total, share * 2 * float(f[0, 0]), rtol=1e-6)
+    self.assertEqual(count, 2)
+    np.testing.assert_array_equal(
+      gradient.astype(jnp.float32), [[0, 0], [share, -share], [0, 0]]
+    )
+
+  @parameterized.product(
+    function=_ROW_TERMS,
+    case=(
+      (math.nan, [[0.5, math.nan]], True),
+      (math.nan, [[0.5, 0.5]], False),  # padding
+      (1e4, [[0.0, 0.0]], True),  # votes for none
+    ),
+  )
+  def test_nothing_that_counts_gives_zeros(self, function, case):
+    logit, scores, row = case
+
+    def loss(f):
+      return losses.mean(*function(f, jnp.array(scores), jnp.array([row])))
+
+    f = jnp.array([[logit, -logit]])
+    value, gradient = jax.jit(jax.value_and_grad(loss))(f)
+    self.assertEqual(value, 0)
+    np.testing.assert_array_equal(gradient, [[0, 0]])
 
 
 class PointwiseTest(LossesTest):
