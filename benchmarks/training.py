@@ -77,7 +77,13 @@ class _Ours:
 
     config = commands.CONFIG.value
     config.model.pretrained = _MODEL.value
+    # What both of PyTorch's sides compute.
     config.pretrain.objective = "pairwise"
+    config.pairs.targets = "hard"
+    config.pairs.alpha = 0.5
+    config.model.pooling = "pooler"
+    config.pretrain.optimizer.learning_rate = 1e-4
+    config.pretrain.optimizer.scorer_learning_rate = 1e-4
     if _DROPOUT.value is not None:
       config.model.dropout = _DROPOUT.value
     folder = pathlib.Path(_FOLDER.value)

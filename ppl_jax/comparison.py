@@ -28,7 +28,14 @@ NAMES = {
   "tfidf": "TF-IDF + logistic regression",
   "probe": "linear probe",
 }
-_KEPT = ("count", "accuracy", "macro_f1", "ece", "nll")
+_KEPT = (
+  "count",
+  "accuracy",
+  "one_versus_rest_accuracy",
+  "macro_f1",
+  "ece",
+  "nll",
+)
 _DRAWS = 2_000  # resamples of dialogues
 
 

@@ -195,6 +195,7 @@ def main(argv):
       rows,
       reference=usual if usual in names else names[0],
       title=title,
+      under=under,
       xlabel=_TITLES[what],
     )
 

@@ -143,9 +143,9 @@ def _write(folder, names, errors, todo, outcomes) -> str:
   text = (
     f"# Noise map\n\n{grid.progress(rows)} Students of simulated votes alone,"
     " test accuracy in percent, mean ± standard deviation over the seeds"
-    f" {', '.join(map(str, grid.seeds()))}; the best of each noise in bold."
-    " Beside it the votes themselves: their wrong answers about classes, and"
-    " how often what most of them say is right.\n\n"
+    f" {', '.join(map(str, grid.seeds()))}; the largest mean of each noise in"
+    " bold. Beside it the votes themselves: their wrong answers about classes,"
+    " and how often what most of them say is right.\n\n"
     f"{_table(names, errors, rows, 'accuracy')}\nMacro F1 in percent, the"
     f" same.\n\n{_table(names, errors, rows, 'macro_f1')}"
   )

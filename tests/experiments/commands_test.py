@@ -192,22 +192,15 @@ class CommandsTest(absltest.TestCase):
     self.assertNotIn("Traceback", run.stderr)
 
   def test_an_alpha_is_that_of_hard_pairs(self):
-    # There is no such dtype.
-    folder, run = self.run_command(
-      "ablations",
-      "--what=alpha",
-      "--values=0.25",
-      "--gold=0",
-      f"--config.scores={self.config.scores}",
-      "--config.model.dtype=float16",
-    )
-    self.assertIn("config.model.dtype must be one of", run.stderr)
-    self.assertIn(
-      "under pretrain.objective=pairwise, pairs.targets=hard",
-      (folder / "table.md").read_text(),
-    )
-    (row,) = self.rows(folder / "results.csv")
-    self.assertEqual(row["status"], "failed")
+    for flags, under in (
+      ([], {"pretrain.objective": "pairwise", "pairs.targets": "hard"}),
+      (["--config.pretrain.objective=joint"], {"pairs.targets": "hard"}),
+    ):
+      folder, _ = self.run_where_another_works(
+        "ablations", "--what=alpha", *flags
+      )
+      about = json.loads((folder / "command.json").read_text())
+      self.assertEqual(about["under"], under)
 
   def test_ablation_of_a_value_that_is_none(self):
     _, run = self.run_command("ablations", "--what=scope", "--values=inner")

@@ -111,7 +111,7 @@ class TeacherTest(absltest.TestCase):
       self.assertGreater(within[0], 2 * within[1])
 
   def test_shares_of_errors_name_the_gold_beside(self):
-    late, early = 0.3, 0.25
+    late, early = 0.4, 0.15
     # One vote an utterance: what it names is known.
     noise = teacher.Noise("utterance", 1, 0.6, 0.2)
     for task in ("single_label", "multi_label"):
@@ -147,7 +147,7 @@ class TeacherTest(absltest.TestCase):
         # Others name it by chance; and some named it before.
         self.assertGreaterEqual(names[name] / wrong, told[f"moved_{name}"])
         least = changed_to.count([name]) / wrong
-        self.assertBetween(least, 0.1, told[f"moved_{name}"])
+        self.assertBetween(least, 0.05, told[f"moved_{name}"])
 
   def test_no_more_errors_are_moved_than_have_another_gold_beside(self):
     same = [
