@@ -359,7 +359,15 @@ def cross_entropy_sum(
 def cross_entropy_each(
   z_UxC: np.ndarray, S_UxC: np.ndarray, task: str
 ) -> np.ndarray:
-  """Each utterance's cross-entropy, float64 [U]; arguments as of the sum's."""
-  if _is_softmax(task, S_UxC.shape[1]):
+  """Each utterance's cross-entropy, float64 [U]; arguments as of the sum's.
+
+  Where there is no score, NaN, it is 0: of the row under a softmax, else of the
+  entry.
+  """
+  softmax = _is_softmax(task, S_UxC.shape[1])
+  weight_UxC = _weights(S_UxC, softmax)
+  S_UxC = np.where(weight_UxC > 0, S_UxC, 0.0)
+  if softmax:
     return -(S_UxC * special.log_softmax(z_UxC, axis=1)).sum(axis=1)
-  return (np.logaddexp(0, z_UxC) - S_UxC * z_UxC).sum(axis=1)
+  loss_UxC = np.logaddexp(0, z_UxC) - S_UxC * z_UxC
+  return (weight_UxC * loss_UxC).sum(axis=1)

@@ -4,9 +4,10 @@ python -m ppl_jax.import_pytorch --folder=FOLDER --workdir=DIR
 python -m ppl_jax.import_pytorch --folder=FOLDER --workdir=DIR \
     --config=configs/mine.py
 
-FOLDER holds a BertForSequenceClassification in Hugging Face layout. How its
-segments are made is read from its student.json, which an export has; without
-one, or to have it otherwise, name the config that it will be trained with.
+FOLDER holds a BertForSequenceClassification in Hugging Face layout, or what an
+export of ours is that pools otherwise. How its segments are made is read from
+its student.json, which an export has; without one, or to have it otherwise,
+name the config that it will be trained with.
 
     python -m ppl_jax.predict --workdir=DIR --input=dialogues.jsonl \
         --output=labels.jsonl

@@ -106,7 +106,12 @@ class Phase:
     steps: how many of them.
     first_step: steps that earlier phases were given, so that checkpoints of a
       run count on.
-    evaluate: from parameters to scalars; 'metric' is the one to raise.
+    evaluate: from parameters to scalars; 'metric' is the one to raise. With
+      'losses', the parts of what is held out that add up to -metric, a later
+      step is as good as the best one unless it is worse by more than the
+      standard error of the difference: few and noisy votes would otherwise
+      choose a step at random, and the last ones, at low learning rates, are the
+      steadiest.
   """
 
   name: str
@@ -248,9 +253,15 @@ def run_phase(run: Run, phase: Phase, params: nnx.State) -> nnx.State:
 def _evaluate(run, phase, meta, step, params) -> bool:
   """Evaluates, keeps count of the best and of patience; says whether better."""
   scalars = phase.evaluate(params)
+  losses = scalars.pop("losses", None)
   run.write(phase.name, scalars, phase.first_step + step)
   meta["history"].append({"phase": phase.name, "step": step, **scalars})
-  better = step == 0 or scalars["metric"] > meta["best"]["metric"]
+  highest = step == 0 or scalars["metric"] > meta["highest"]["metric"]
+  better = highest
+  if losses is not None and not highest:
+    better = not _is_worse(losses, meta["highest"]["losses"])
+  if highest:
+    meta["highest"] = {"metric": scalars["metric"], "losses": losses}
   if better:
     meta |= {"best": scalars, "best_step": step, "bad_evals": 0}
   else:
@@ -260,6 +271,18 @@ def _evaluate(run, phase, meta, step, params) -> bool:
       f"{phase.name} step {step}: {text(scalars)}{' *' if better else ''}"
     )
   return better
+
+
+def _is_worse(losses, others) -> bool:
+  """Says whether losses are higher by more than chance would have it.
+
+  Args:
+    losses: of the parts of what is held out; they add up to the mean loss.
+    others: of the same parts.
+  """
+  differences = np.subtract(losses, others)
+  error = differences.std(ddof=1) * np.sqrt(len(differences))
+  return bool(differences.sum() > error)
 
 
 class _Losses:

@@ -27,6 +27,7 @@ from ppl_jax.data import atomic, mapped, pipeline, plan
 from ppl_jax.inputs import Inputs
 
 _LOG = logging.getLogger(__name__)
+_PARTS = 50  # of the held-out dialogues, whose losses tell noise from gain
 
 
 def train_and_evaluate(inputs: Inputs, workdir: pathlib.Path) -> dict:
@@ -126,7 +127,12 @@ def pretrain_phase(run: loop.Run, votes: plan.Plan) -> loop.Phase:
   def evaluate_votes(params):
     arrays, heldout = _heldout(run)
     logits = run.logits(params, "train", heldout, "held-out votes")
-    return _vote_scalars(run, logits, arrays.scores_UxC[heldout])
+    scores_MxC = arrays.scores_UxC[heldout]
+    scalars = _vote_scalars(run, logits, scores_MxC)
+    dialogue_M = arrays.dialogue_U[heldout]
+    return scalars | {
+      "losses": _losses_by_part(run, logits, scores_MxC, dialogue_M)
+    }
 
   return loop.Phase(
     name="pretrain",
@@ -201,6 +207,27 @@ def _vote_scalars(run, logits_MxC, scores_MxC) -> dict[str, float]:
     agree = (logits_MxC + offsets).argmax(1) == scores_MxC.argmax(1)
     scalars["vote_agreement"] = float(agree[voted].mean())
   return scalars
+
+
+def _losses_by_part(
+  run: loop.Run, logits_MxC, scores_MxC, dialogue_M
+) -> list[float]:
+  """Returns the share of the cross-entropy of votes of each part of them.
+
+  Parts are whole dialogues, dealt out; they add up to the cross-entropy.
+  """
+  offsets, temperature = calibration.fit_offsets(
+    logits_MxC, scores_MxC, run.task
+  )
+  loss_M = calibration.cross_entropy_each(
+    (logits_MxC + offsets) / temperature, scores_MxC, run.task
+  )
+  _, number_M = np.unique(dialogue_M, return_inverse=True)
+  losses = np.bincount(number_M % _PARTS, loss_M, minlength=_PARTS)
+  total = calibration.vote_cross_entropy(
+    logits_MxC, scores_MxC, offsets, temperature, run.task
+  )
+  return (losses * total / max(losses.sum(), 1e-12)).tolist()
 
 
 def _fit_votes(run: loop.Run, params) -> tuple[np.ndarray, float]:

@@ -1,5 +1,6 @@
 """Exports against the run's own student, in files and in fresh processes."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -34,8 +35,13 @@ from ppl_jax import (
   parity,
   predictor,
 )
-from ppl_jax.data import tokenization
-from ppl_jax.models import bert, onnx_graph, pretrained
+from ppl_jax.data import segments, tokenization
+from ppl_jax.models import (
+  bert,
+  modeling_pooled_bert,
+  onnx_graph,
+  pretrained,
+)
 from ppl_jax.student import Student
 
 _CONFIG = bert.BertConfig(
@@ -68,6 +74,12 @@ def setUpModule():
     jax.config.update(name, value)
   compilation_cache.reset_cache()
   absltest.unittest.addModuleCleanup(compilation_cache.reset_cache)
+  # Where transformers keeps the code of folders.
+  patch = mock.patch(
+    "transformers.dynamic_module_utils.HF_MODULES_CACHE", f"{folder.name}/code"
+  )
+  patch.start()
+  absltest.unittest.addModuleCleanup(patch.stop)
 
 
 def _model(config=_CONFIG, classes=3, seed=0):
@@ -82,13 +94,16 @@ def _model(config=_CONFIG, classes=3, seed=0):
   return model
 
 
-def _write_run(folder, *, classes=corpus.CLASSES, task="single_label"):
+def _write_run(
+  folder, *, classes=corpus.CLASSES, task="single_label", pooling="pooler"
+):
   """A finished run: the corpus, its config, and a random student."""
   config = corpus.config(
     corpus.write(folder / "data", classes), classes, task=task
   )
   config.segments.speaker_tokens = {"A": "[USR]", "B": "[SYS]"}
   config.segments.window = 3
+  config.model.pooling = pooling
   workdir = folder / "run"
   prepared = inputs.prepare(config, workdir)
   model = _model(prepared.student.encoder, len(classes))
@@ -105,20 +120,20 @@ def _write_run(folder, *, classes=corpus.CLASSES, task="single_label"):
 
 
 @functools.cache
-def _run():
+def _run(pooling="pooler"):
   folder = tempfile.TemporaryDirectory()
   absltest.unittest.addModuleCleanup(folder.cleanup)
-  return _write_run(pathlib.Path(folder.name))
+  return _write_run(pathlib.Path(folder.name), pooling=pooling)
 
 
 @functools.cache
-def _exported(kind, int8=False):
+def _exported(kind, int8=False, pooling="pooler"):
   """An export of the run, made once."""
   folder = tempfile.TemporaryDirectory()
   absltest.unittest.addModuleCleanup(folder.cleanup)
   output = pathlib.Path(folder.name) / "out"
   return output, exporter.export(
-    _run()[0], output, kind=kind, int8=int8, max_changed=0.2
+    _run(pooling)[0], output, kind=kind, int8=int8, max_changed=0.2
   )
 
 
@@ -137,13 +152,24 @@ def _without_ours(program, folder):
 
 
 class OnnxGraphTest(parameterized.TestCase):
-  @parameterized.parameters((1, 2), (1, 20), (3, 7), (5, 20))
-  def test_is_berts_at_any_batch_and_length(self, rows, length):
-    model = _model()
+  @parameterized.product(
+    size=((1, 2), (1, 20), (3, 7), (5, 20)), pooling=bert.POOLINGS
+  )
+  def test_is_berts_at_any_batch_and_length(self, size, pooling):
+    rows, length = size
+    config = dataclasses.replace(_CONFIG, pooling=pooling)
+    model = _model(config)
     weights = pretrained.hf_weights(model)
-    theirs = transformers.BertForSequenceClassification(
-      transformers.BertConfig(**_CONFIG.to_hf(), num_labels=3)
-    ).eval()
+    if pooling == "pooler":
+      theirs = transformers.BertForSequenceClassification(
+        transformers.BertConfig(**_CONFIG.to_hf(), num_labels=3)
+      ).eval()
+    else:
+      values = config.to_hf() | {"num_labels": 3}
+      del values["model_type"]
+      theirs = modeling_pooled_bert.PooledBertForSequenceClassification(
+        modeling_pooled_bert.PooledBertConfig(**values)
+      ).eval()
     theirs.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
     rng = np.random.default_rng(rows)
     position = np.arange(length)
@@ -155,13 +181,30 @@ class OnnxGraphTest(parameterized.TestCase):
     feeds = {k: v.astype(np.int64) for k, v in feeds.items()}
     with torch.no_grad():
       expected = theirs(**{k: torch.tensor(v) for k, v in feeds.items()})
-    file = onnx_graph.build(weights, _CONFIG).SerializeToString()
+    file = onnx_graph.build(weights, config).SerializeToString()
     session = onnxruntime.InferenceSession(file)
     (logits,) = session.run(["logits"], feeds)
     np.testing.assert_allclose(logits, expected.logits.numpy(), atol=2e-5)
 
-  def test_standard_operators_and_symbolic_shapes(self):
-    model = onnx_graph.build(pretrained.hf_weights(_model()), _CONFIG)
+  def test_a_means_other_rows_have_no_effect(self):
+    """Nor where in the batch the first last utterance begins."""
+    config = dataclasses.replace(_CONFIG, pooling="mean")
+    weights = pretrained.hf_weights(_model(config))
+    session = onnxruntime.InferenceSession(
+      onnx_graph.build(weights, config).SerializeToString()
+    )
+    tokens = np.random.default_rng(0).integers(0, 50, (3, 12))
+    batch = tokens.astype(np.int32), np.int32([12, 7, 9]), np.int32([9, 2, 8])
+    feeds = segments.hf_inputs(*batch)
+    (whole,) = session.run(None, feeds)
+    for n in range(3):
+      (alone,) = session.run(None, {k: v[n : n + 1] for k, v in feeds.items()})
+      np.testing.assert_allclose(alone[0], whole[n], atol=1e-5)
+
+  @parameterized.parameters(*bert.POOLINGS)
+  def test_standard_operators_and_symbolic_shapes(self, pooling):
+    config = dataclasses.replace(_CONFIG, pooling=pooling)
+    model = onnx_graph.build(pretrained.hf_weights(_model(config)), config)
     self.assertEqual({n.domain for n in model.graph.node}, {""})
     shapes = {
       i.name: [d.dim_param for d in i.type.tensor_type.shape.dim]
@@ -186,10 +229,20 @@ class ExportTest(parameterized.TestCase):
   def _assert_nothing_left(self):
     self.assertEmpty(list(self.folder.iterdir()))
 
-  @parameterized.parameters("pytorch", "onnx", "stablehlo")
-  def test_is_the_runs_student(self, kind):
-    workdir, _ = _run()
-    output, found = _exported(kind)
+  @parameterized.parameters(
+    ("pytorch",),
+    ("onnx",),
+    ("stablehlo",),
+    ("pytorch", "cls"),
+    ("onnx", "cls"),
+    ("pytorch", "mean"),
+    ("onnx", "mean"),
+    ("stablehlo", "mean"),
+  )
+  def test_is_the_runs_student(self, kind, pooling="pooler"):
+    workdir, _ = _run(pooling)
+    output, found = _exported(kind, pooling=pooling)
+    self.assertEqual(Student.load(workdir).encoder.pooling, pooling)
     self.assertEqual(found["float32"].changed, 0)
     self.assertLess(found["float32"].largest, 1e-4)
     self.assertGreater(found["float32"].segments, 60)
@@ -228,9 +281,10 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
       self.assertEqual(list(g), list(e))
       np.testing.assert_allclose(list(g.values()), list(e.values()), atol=1e-5)
 
-  def test_predict_takes_the_onnx_folder(self):
+  @parameterized.parameters("pooler", "mean")
+  def test_predict_takes_the_onnx_folder(self, pooling):
     found = []
-    for folder in (_run()[0], _exported("onnx")[0]):
+    for folder in (_run(pooling)[0], _exported("onnx", pooling=pooling)[0]):
       model = predictor.Predictor.from_workdir(folder, live=False, batch=False)
       found.append(
         [list(model.add("d", *u).probabilities.values()) for u in _DIALOGUE]
@@ -251,6 +305,41 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
     self.assertEqual(config.attention_probs_dropout_prob, 0.0)
     mode = (output / "model.safetensors").stat().st_mode
     self.assertEqual(mode, (output / "config.json").stat().st_mode)
+
+  def test_the_cards_code_without_a_pooler(self):
+    workdir, _ = _run("mean")
+    output, _ = _exported("pytorch", pooling="mean")
+    card = (output / "README.md").read_text()
+    self.assertIn("on the mean of the last utterance's hidden states", card)
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    program = program[: program.index("print(")]
+    names = {}
+    exec(program.replace('FOLDER = "."', f"FOLDER = {str(output)!r}"), names)
+    ours = predictor.Predictor.from_workdir(workdir, live=False, batch=False)
+    expected = [ours.add("d", *said).probabilities for said in _DIALOGUE]
+    for said, e in ((_DIALOGUE[:1], expected[0]), (_DIALOGUE, expected[-1])):
+      got = names["probabilities"](said)
+      self.assertEqual(list(got), list(e))
+      np.testing.assert_allclose(
+        list(got.values()), list(e.values()), atol=1e-5
+      )
+
+  def test_without_a_pooler_its_code_must_be_trusted(self):
+    # Or transformers would load the BERT that it has, with a random pooler.
+    output, _ = _exported("pytorch", pooling="mean")
+    kind = transformers.AutoModelForSequenceClassification
+    with self.assertRaisesRegex(ValueError, "trust_remote_code"):
+      kind.from_pretrained(output, trust_remote_code=False)
+    model = kind.from_pretrained(output, trust_remote_code=True)
+    self.assertEqual(
+      model.config.architectures, ["PooledBertForSequenceClassification"]
+    )
+    self.assertEqual(model.config.id2label, dict(enumerate(corpus.CLASSES)))
+    self.assertEqual(model.config.pooling, "mean")
+    self.assertEqual(model.dropout.p, 0.1)
+    self.assertNotIn(
+      "trust", (_exported("pytorch")[0] / "README.md").read_text()
+    )
 
   def test_pairs_of_texts_are_segments_to_its_tokenizer(self):
     output, _ = _exported("pytorch")
@@ -286,7 +375,7 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
       "17 of train, 5 of dev",
       "scores-3.parquet",
       "aggregation: shares",
-      "First phase, on votes: pairwise",
+      "First phase, on votes: swapped pairs + softmax",
       "| test | accuracy | 0.8125 |",
       "0.1 on hidden states, 0 on attention",
       "value: 0.8125",
@@ -294,9 +383,10 @@ for said in {_DIALOGUE[:1]!r}, {_DIALOGUE!r}:
       self.assertIn(part, card)
     self.assertNotIn(str(_run()[0].parent), card)
 
-  def test_int8_is_smaller_and_counts_changed_labels(self):
-    output, found = _exported("onnx", int8=True)
-    whole = _exported("onnx")[0] / "model.onnx"
+  @parameterized.parameters("pooler", "mean")
+  def test_int8_is_smaller_and_counts_changed_labels(self, pooling):
+    output, found = _exported("onnx", int8=True, pooling=pooling)
+    whole = _exported("onnx", pooling=pooling)[0] / "model.onnx"
     small = output / "model.onnx"
     self.assertLess(small.stat().st_size, whole.stat().st_size)
     kinds = {n.op_type for n in onnx.load(small).graph.node}
@@ -516,10 +606,11 @@ class ImportTest(parameterized.TestCase):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
-  def test_round_trip_is_exact(self):
-    workdir, _ = _run()
+  @parameterized.parameters(*bert.POOLINGS)
+  def test_round_trip_is_exact(self, pooling):
+    workdir, _ = _run(pooling)
     back = self.folder / "back"
-    importer.import_pytorch(_exported("pytorch")[0], back)
+    importer.import_pytorch(_exported("pytorch", pooling=pooling)[0], back)
     student = Student.load(workdir)
     self.assertEqual(Student.load(back), student)
     ours, theirs = (

@@ -62,14 +62,24 @@ def _torch_model() -> transformers.BertModel:
   return model.eval()
 
 
-def _copy(torch_model, dtype) -> bert.Bert:
+def _names(pooling) -> dict[str, str]:
+  """The names of an encoder that pools so."""
+  return {
+    ours: theirs
+    for ours, theirs in _NAMES.items()
+    if pooling == "pooler" or not ours.startswith("pooler.")
+  }
+
+
+def _copy(torch_model, dtype, pooling="pooler") -> bert.Bert:
+  config = dataclasses.replace(CONFIG, pooling=pooling)
   model = nnx.eval_shape(
-    lambda: bert.Bert(CONFIG, dtype=dtype, rngs=nnx.Rngs(0))
+    lambda: bert.Bert(config, dtype=dtype, rngs=nnx.Rngs(0))
   )
   weights = torch_model.state_dict()
   state = nnx.state(model, nnx.Param)
   flat = nnx.to_flat_state(state)
-  assert {".".join(map(str, p)) for p, _ in flat} == set(_NAMES)
+  assert {".".join(map(str, p)) for p, _ in flat} == set(_names(pooling))
   nnx.update(
     model,
     nnx.from_flat_state(
@@ -87,9 +97,10 @@ def _copy(torch_model, dtype) -> bert.Bert:
   return model
 
 
-def _classifier(dropout=0.0, dtype="float32"):
+def _classifier(dropout=0.0, dtype="float32", pooling="pooler"):
+  config = dataclasses.replace(CONFIG, pooling=pooling)
   return pretrained.new_classifier(
-    CONFIG, 2, dropout=dropout, dtype=dtype, seed=0
+    config, 2, dropout=dropout, dtype=dtype, seed=0
   )
 
 
@@ -150,10 +161,58 @@ class BertTest(parameterized.TestCase):
         ours, want, rtol=0, atol=tolerance * np.abs(want).max()
       )
 
+  @parameterized.parameters(False, True)
+  def test_poolings(self, packed):
+    """Each by itself and all at once, against torch's hidden states."""
+    theirs = _torch_model()
+    segments = _segments(11)
+    _, length, context = segments
+    length[3], context[3] = 9, 8  # its [SEP] alone
+    with torch.no_grad():
+      hidden, pooler = _run_torch(theirs, *segments)[:2]
+    means = [
+      rows[c:n].mean(axis=0)
+      for rows, c, n in zip(hidden.numpy(), context, length, strict=True)
+    ]
+    expected = {
+      "pooler": pooler.numpy(),
+      "cls": hidden[:, 0].numpy(),
+      "mean": np.stack(means),
+    }
+    place = _places(length, 11) if packed else None
+    call = jax.jit(lambda model, *a: model(*a, pooled_only=True, place_M=place))
+    poolings = jax.jit(lambda model, *a: model.poolings(*a))
+    found = []
+    for pooling, tokens in (("cls", 1), ("mean", 11)):
+      states, pooled = call(_copy(theirs, "float32", pooling), *segments)
+      self.assertEqual(states.shape[1], tokens)
+      found.append((pooling, pooled))
+    if not packed:
+      at_once = poolings(_copy(theirs, "float32"), *segments)
+      self.assertEqual(set(at_once), set(bert.POOLINGS))
+      found += at_once.items()
+    for pooling, got in found:
+      want = expected[pooling]
+      np.testing.assert_allclose(
+        got, want, rtol=0, atol=2e-6 * np.abs(want).max(), err_msg=pooling
+      )
+    model = _copy(theirs, "bfloat16", "mean")
+    of_mean = jax.eval_shape(poolings, model, *segments)
+    dtypes = {pooling: x.dtype for pooling, x in of_mean.items()}
+    self.assertEqual(dtypes, {"cls": jnp.float32, "mean": jnp.float32})
+    _, pooled = jax.eval_shape(call, model, *segments)
+    self.assertEqual(pooled.dtype, jnp.bfloat16)
+
   @parameterized.parameters(
-    (False, False), (True, False), (False, True), (True, True, True)
+    (False, False),
+    (True, False),
+    (False, True),
+    (True, True, True),
+    (True, True, False, "mean"),
   )
-  def test_gradients_are_those_of_torch(self, pooled_only, packed, remat=False):
+  def test_gradients_are_those_of_torch(
+    self, pooled_only, packed, remat=False, pooling="pooler"
+  ):
     theirs = _torch_model()
     segments = _segments(11)
     place = _places(segments[1], 11) if packed else None
@@ -162,8 +221,13 @@ class BertTest(parameterized.TestCase):
       _, pooled = model(*segments, place_M=place, pooled_only=pooled_only)
       return (pooled**2).sum()
 
-    _run_torch(theirs, *segments).pooler_output.square().sum().backward()
-    model = _copy(theirs, "float32")
+    output = _run_torch(theirs, *segments)
+    pooled = output.pooler_output
+    if pooling == "mean":
+      rows = zip(output.last_hidden_state, *segments[1:], strict=True)
+      pooled = torch.stack([x[c:n].mean(dim=0) for x, n, c in rows])
+    pooled.square().sum().backward()
+    model = _copy(theirs, "float32", pooling)
     model.remat = remat
     gradients = jax.jit(jax.grad(loss))(model)
     gradients = {
@@ -171,7 +235,7 @@ class BertTest(parameterized.TestCase):
       for path, param in nnx.to_flat_state(nnx.state(gradients))
     }
     parameters = dict(theirs.named_parameters())
-    for ours, name in _NAMES.items():
+    for ours, name in _names(pooling).items():
       want = parameters[name].grad.numpy()
       # Keys' biases have no gradient but rounding, hence the 1e-5 in absolute.
       np.testing.assert_allclose(
@@ -191,8 +255,8 @@ class BertTest(parameterized.TestCase):
     got = _call(model, longer, length, context)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
-  @parameterized.parameters("float32", "bfloat16")
-  def test_empty_rows_are_finite(self, dtype):
+  @parameterized.parameters(("float32", "mean"), ("bfloat16", "pooler"))
+  def test_empty_rows_are_finite(self, dtype, pooling):
     tokens, length, context = _segments(9)
     tokens[2:4], length[2:4], context[2:4] = 0, 0, 0
 
@@ -201,7 +265,7 @@ class BertTest(parameterized.TestCase):
       return (logits**2).sum(), logits
 
     (_, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-      _classifier(dtype=dtype)
+      _classifier(dtype=dtype, pooling=pooling)
     )
     for value in (logits, *jax.tree.leaves(gradients)):
       self.assertTrue(np.isfinite(value).all())
@@ -283,8 +347,13 @@ class DropoutTest(absltest.TestCase):
 
 
 class BertConfigTest(parameterized.TestCase):
-  def test_round_trip(self):
-    self.assertEqual(bert.BertConfig.from_hf(CONFIG.to_hf()), CONFIG)
+  @parameterized.parameters(*bert.POOLINGS)
+  def test_round_trip(self, pooling):
+    config = dataclasses.replace(CONFIG, pooling=pooling)
+    values = config.to_hf()
+    self.assertEqual(values.get("pooling", "pooler"), pooling)
+    self.assertEqual("pooling" in values, pooling != "pooler")
+    self.assertEqual(bert.BertConfig.from_hf(values), config)
 
   @parameterized.parameters(
     ("hidden_act", "relu"),
@@ -308,6 +377,8 @@ class BertConfigTest(parameterized.TestCase):
       dataclasses.replace(CONFIG, num_attention_heads=5)
     with self.assertRaisesRegex(ValueError, "at least 2 .* got 1"):
       dataclasses.replace(CONFIG, type_vocab_size=1)
+    with self.assertRaisesRegex(ValueError, "pooler, cls, mean, got 'max'"):
+      dataclasses.replace(CONFIG, pooling="max")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Weights in and out, against folders that transformers writes and reads."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -15,7 +16,7 @@ import transformers
 from absl.testing import absltest, parameterized
 from flax import nnx
 
-from ppl_jax.models import bert, pretrained
+from ppl_jax.models import bert, modeling_pooled_bert, pretrained
 
 CONFIG = bert.BertConfig(
   vocab_size=31,
@@ -99,12 +100,36 @@ class PretrainedTest(parameterized.TestCase):
     for name, value in theirs.state_dict().items():
       np.testing.assert_array_equal(value.numpy(), weights[name])
 
-  def test_round_trip(self):
-    weights = self._write()
-    again = pretrained.hf_weights(_load(self.folder))
+  @parameterized.parameters(*bert.POOLINGS)
+  def test_round_trip(self, pooling):
+    weights = self._write(dataclasses.replace(CONFIG, pooling=pooling))
+    model = _load(self.folder)
+    self.assertEqual(model.bert.config.pooling, pooling)
+    again = pretrained.hf_weights(model)
     self.assertEqual(set(weights), set(again))
+    self.assertEqual("bert.pooler.dense.bias" in weights, pooling == "pooler")
     for name, value in weights.items():
       np.testing.assert_array_equal(again[name], value)
+
+  def test_reads_what_the_pytorch_class_writes(self):
+    """As after a Trainer: by transformers' own writing of its config."""
+    config = CONFIG.to_hf() | {"pooling": "cls", "num_labels": 3}
+    del config["model_type"]
+    torch.manual_seed(0)
+    theirs = modeling_pooled_bert.PooledBertForSequenceClassification(
+      modeling_pooled_bert.PooledBertConfig(**config)
+    )
+    theirs.save_pretrained(self.folder)
+    written = json.loads((self.folder / "config.json").read_text())
+    self.assertEqual(written["model_type"], "pooled_bert")
+    model = _load(self.folder)
+    self.assertEqual(
+      model.bert.config, dataclasses.replace(CONFIG, pooling="cls")
+    )
+    weights = pretrained.hf_weights(model)
+    self.assertEqual(set(weights), set(theirs.state_dict()))
+    for name, value in theirs.state_dict().items():
+      np.testing.assert_array_equal(value.numpy(), weights[name])
 
   def test_old_names_and_other_dtypes(self):
     weights = self._write()
@@ -189,16 +214,32 @@ class PretrainedTest(parameterized.TestCase):
 
   def test_missing_pooler(self):
     self._write()
+    self.assertTrue(pretrained.has_pooler(self.folder))
     _edit(
       self.folder,
       lambda t: {k: v for k, v in t.items() if "pooler" not in k},
     )
+    self.assertFalse(pretrained.has_pooler(self.folder))
     with self.assertRaisesRegex(
-      ValueError, "pooler.dense.bias: missing.*fresh"
+      ValueError,
+      "pooler.dense.bias: missing.*no pooler: --config.model.pooling=mean",
     ):
       _load(self.folder)
-    model = _load(self.folder, fresh_pooler=True)
-    self.assertGreater(float(jnp.abs(model.bert.pooler.weight[...]).max()), 0)
+    model = _load(self.folder, pooling="mean")
+    self.assertFalse(hasattr(model.bert, "pooler"))
+
+  def test_another_pooling_than_the_folders(self):
+    weights = self._write()
+    model = _load(self.folder, pooling="mean")
+    self.assertEqual(model.bert.config.pooling, "mean")
+    ours = pretrained.hf_weights(model)
+    self.assertEqual(
+      ours.keys(), {name for name in weights if "pooler" not in name}
+    )
+    for name, value in ours.items():
+      np.testing.assert_array_equal(value, weights[name], name)
+    with self.assertRaisesRegex(ValueError, "pooling must be one of .*'max'"):
+      _load(self.folder, pooling="max")
 
   def test_bin_needs_torch(self):
     weights = self._write()
