@@ -31,9 +31,8 @@ def get_config() -> config_dict.ConfigDict:
   config.votes.counts_as = config_dict.ConfigDict()
   config.votes.split = "train"  # the split that was voted on
   # Soft terms take scores as after so many more votes, which say what the class
-  # is like on average. 0 takes the shares as they are: few votes are noisy, but
-  # right on average, and shrunk shares bring back the shifts that pairs cancel.
-  config.votes.prior = 0.0
+  # is like on average. 0 takes the shares as they are.
+  config.votes.prior = 1.0
 
   config.labeling = config_dict.ConfigDict()
   config.labeling.endpoint = "https://api.openai.com/v1"
