@@ -1,15 +1,5 @@
-"""What an annotator that is off over a whole dialogue does to each loss.
+"""What is proven of the losses under shifts: see `benchmarks.shifts`."""
 
-The annotator's logits are the truth W x and a shift b_dc, one for each dialogue
-and class, of standard deviation sigma; its scores are their softmax, or their
-sigmoid for one class. A linear student is fitted to these scores with each of
-the losses, and W is known.
-
-Shapes: D dialogues, K utterances a dialogue, N = D K, C classes, X features.
-"""
-
-import dataclasses
-import functools
 import itertools
 
 import jax
@@ -18,131 +8,18 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize, special
+from scipy import special
 
+from benchmarks import shifts
 from ppl_jax import losses
-
-_SIGMAS = (0.0, 1.0, 2.0, 4.0)
-_X = 4
-_LENGTH = 1.8  # of each class's weights, the standard deviation of its logits
-
-
-def _rows(function):
-  return lambda f, s, index: function(f, s, jnp.ones(len(f), bool))
-
-
-_LOSSES = {
-  "pairs": functools.partial(losses.pairwise_batch, alpha=0.0, targets="soft"),
-  "hard pairs": functools.partial(losses.pairwise_batch, alpha=0.5),
-  "swapped pairs": losses.swapped_pairs_batch,
-  "one versus rest": _rows(losses.pointwise),
-  "softmax": _rows(losses.softmax_shares),
-  "plurality": _rows(losses.plurality),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Annotated:
-  """Dialogues, what is true of them and how an annotator scored them.
-
-  Attributes:
-    classes: C; 1 has a sigmoid, more have a softmax.
-    sigma: standard deviation of the shift.
-    dialogues: D.
-    utterances: K.
-    votes: scores are shares of so many; 0: of infinitely many.
-    topic: how much the shift goes with the dialogue's mean features.
-    seed: of all of it but W.
-  """
-
-  classes: int
-  sigma: float = 0.0
-  dialogues: int = 300
-  utterances: int = 8
-  votes: int = 0
-  topic: float = 0.0
-  seed: int = 0
-
-  @property
-  def W_XxC(self):
-    W_XxC = np.random.default_rng(7).normal(size=(_X, self.classes))
-    return _LENGTH * W_XxC / np.linalg.norm(W_XxC, axis=0)
-
-  def draw(self):
-    """Returns features [N, X], scores [N, C] and the dialogues' rows [D, K]."""
-    rng = np.random.default_rng(self.seed)
-    D, K, C = self.dialogues, self.utterances, self.classes
-    x_DxKxX = rng.normal(size=(D, K, _X))
-    shift_DxC = self.sigma * rng.normal(size=(D, C))
-    U_XxC = np.random.default_rng(8).normal(size=(_X, C))
-    shift_DxC += self.topic * np.sqrt(K) * x_DxKxX.mean(axis=1) @ U_XxC
-    z = (x_DxKxX @ self.W_XxC + shift_DxC[:, None]).reshape(-1, C)
-    s = special.expit(z) if C == 1 else special.softmax(z, axis=1)
-    if self.votes:
-      draw = rng.binomial if C == 1 else rng.multinomial
-      s = draw(self.votes, s) / self.votes
-    x = x_DxKxX.reshape(-1, _X).astype(np.float32)
-    return x, s.astype(np.float32), np.arange(D * K).reshape(D, K)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fit:
-  """What a student's V is to the truth W, up to what a softmax leaves free.
-
-  Attributes:
-    error: |V - W| / |W|.
-    scale: V on W, 1 if all is well.
-    direction: |t V - W| / |W| for the best t.
-  """
-
-  error: float
-  scale: float
-  direction: float
-
-
-@functools.cache
-def _value_and_gradient(names):
-  def loss(parameters, x, s, index):
-    f = x @ parameters[:-1] + parameters[-1]
-    return sum(losses.mean(*_LOSSES[name](f, s, index)) for name in names)
-
-  return jax.jit(jax.value_and_grad(loss))
-
-
-@functools.cache
-def _fit(name, annotated):
-  """Fits a linear student by a loss, or by a sum of means with + between."""
-  x, s, index = annotated.draw()
-  loss = _value_and_gradient(tuple(name.split(" + ")))
-  shape = (_X + 1, annotated.classes)
-
-  def value_and_gradient(flat):
-    parameters = flat.reshape(shape).astype(np.float32)
-    value, gradient = loss(parameters, x, s, index)
-    return float(value), np.asarray(gradient, np.float64).ravel()
-
-  found = optimize.minimize(
-    value_and_gradient,
-    np.zeros(shape[0] * shape[1]),
-    jac=True,
-    method="L-BFGS-B",
-    options={"maxiter": 200, "gtol": 1e-6, "ftol": 1e-12},
-  )
-  V, W = found.x.reshape(shape)[:-1], annotated.W_XxC
-  if annotated.classes > 1:
-    V, W = (M - M.mean(axis=1, keepdims=True) for M in (V, W))
-  best = (V * W).sum() / (V * V).sum()
-  norm = np.linalg.norm(W)
-  return _Fit(
-    error=float(np.linalg.norm(V - W) / norm),
-    scale=float((V * W).sum() / norm**2),
-    direction=float(np.linalg.norm(best * V - W) / norm),
-  )
 
 
 def _over_sigmas(name, classes, **annotated):
   """Returns a loss's fits at each sigma."""
-  return [_fit(name, _Annotated(classes, s, **annotated)) for s in _SIGMAS]
+  return [
+    shifts.fit(name, shifts.Annotated(classes, s, **annotated))
+    for s in shifts.SIGMAS
+  ]
 
 
 def _scores(rng, shape):
@@ -320,7 +197,9 @@ class RecoveryTest(parameterized.TestCase):
 
   @parameterized.parameters(("pairs", 1), ("swapped pairs", 3))
   def test_pairs_recover_the_truth_whatever_the_shift(self, name, classes):
-    for sigma, fit in zip(_SIGMAS, _over_sigmas(name, classes), strict=True):
+    for sigma, fit in zip(
+      shifts.SIGMAS, _over_sigmas(name, classes), strict=True
+    ):
       self.assertLess(fit.error, 2e-3, f"sigma {sigma:g}")
 
   @parameterized.parameters(("pairs", 1), ("swapped pairs", 3))
@@ -349,7 +228,7 @@ class RecoveryTest(parameterized.TestCase):
     # of a normal effect of its group has 1 / sqrt(1 + (c sigma)^2) of W.
     c = 16 * np.sqrt(3) / (15 * np.pi)
     fits = _over_sigmas("one versus rest", 1, dialogues=1_000)
-    for sigma, fit in zip(_SIGMAS, fits, strict=True):
+    for sigma, fit in zip(shifts.SIGMAS, fits, strict=True):
       expected = 1 / np.sqrt(1 + (c * sigma) ** 2)
       self.assertAlmostEqual(fit.scale, expected, delta=0.06)
 
@@ -397,9 +276,9 @@ class RecoveryTest(parameterized.TestCase):
   def test_a_shift_that_goes_with_the_topic_turns_the_others(
     self, pairs, single, classes
   ):
-    annotated = _Annotated(classes, topic=1.0)
-    self.assertLess(_fit(pairs, annotated).error, 2e-3)
-    self.assertGreater(_fit(single, annotated).direction, 0.15)
+    annotated = shifts.Annotated(classes, topic=1.0)
+    self.assertLess(shifts.fit(pairs, annotated).error, 2e-3)
+    self.assertGreater(shifts.fit(single, annotated).direction, 0.15)
 
 
 class CounterexampleTest(parameterized.TestCase):
@@ -412,13 +291,13 @@ class CounterexampleTest(parameterized.TestCase):
   def test_few_utterances_and_votes(self, terms, votes):
     pairs, single, classes = terms
     annotated = [
-      _Annotated(
+      shifts.Annotated(
         classes, dialogues=150, utterances=2, votes=votes, seed=100 + seed
       )
       for seed in range(16)
     ]
     of_pairs, of_single = (
-      np.array([_fit(name, a).error for a in annotated])
+      np.array([shifts.fit(name, a).error for a in annotated])
       for name in (pairs, single)
     )
     self.assertLess(of_single.mean(), 0.85 * of_pairs.mean())
