@@ -142,7 +142,7 @@ class _Run:
     split = self.split(dialogues)
     mesh = sharding.make_mesh(1)
     step = train_step.make_logits_step(self.graphdef, self.params, mesh)
-    logits = evaluate.logits(
+    logits = evaluate.outputs(
       step,
       self.params,
       split,

@@ -42,7 +42,9 @@ def setUpModule():
   lines[0]["utterances"][0]["text"] = _EVIL
   lines[0]["dialogue_id"] = _EVIL
   corpus.write_split(data, "train", lines)
-  _train(corpus.config(data), _home / "run")
+  config = corpus.config(data)
+  config.baselines = True
+  _train(config, _home / "run")
 
 
 def _train(config, workdir):
@@ -342,6 +344,13 @@ class BrowserTest(parameterized.TestCase):
     self.assertEqual(result["width"], width)
     self.assertEqual(result["overflow"], 0)
     self.assertEqual(result["images"], 0)
+    accuracy = data["results"]["baselines"]["tfidf"]["test"]["accuracy"]
+    self.assertIn(
+      "TF-IDF + logistic regression",
+      re.sub(r"\s*<[^>]*>\s*", "|", html.unescape(dom)).split(
+        f"|{100 * accuracy:.1f} %|"
+      )[0],
+    )
     self.assertNotEqual(result["title"], "evil")
     dark = [int(x) < 60 for x in re.findall(r"\d+", result["dark"])]
     self.assertEqual(dark, [not is_light] * 3)

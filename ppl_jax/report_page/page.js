@@ -97,6 +97,9 @@ function chart(series, {title, xlabel, x, y, asPercent = false, caption}) {
     make("figcaption", {}, ...legend, caption ?? ""));
 }
 
+const BASELINES = {
+  majority: "majority class", tfidf: "TF-IDF + logistic regression", probe: "linear probe of the frozen encoder",
+};
 const SERIES = ["var(--student)", "var(--votes)", "var(--gold)", "var(--wrong)", "var(--faint)"];
 const DIAGONAL = {points: [[0, 0], [1, 1]], color: "var(--faint)", dashed: true};
 
@@ -113,6 +116,9 @@ function header() {
     [percent(test?.macro_f1), "macro F1"],
     [number(test?.ece), "calibration error"],
     data.teacher && [percent(data.teacher.accuracy), "votes' accuracy, train"],
+    results.votes && [
+      `${percent(results.votes.votes)} / ${percent(results.votes.student)}`,
+      `votes / student, on the same ${many(results.votes.count)} held-out utterances with gold`],
     results.heldout_votes?.vote_agreement != null
       && [percent(results.heldout_votes.vote_agreement), "agrees with held-out votes"],
   ];
@@ -128,6 +134,13 @@ function metrics() {
   if (!test) {
     byId("classes").append("There is no test split to judge by.");
     return;
+  }
+  const beside = Object.entries(data.results.baselines ?? {}).filter(([, m]) => m.test);
+  if (beside.length) {
+    const row = (name, m) => [name, percent(m.accuracy), percent(m.macro_f1), number(m.ece)];
+    byId("classes").append(make("h3", {}, "Beside what anybody could train on the same votes and gold"), table(
+      ["", "accuracy", "macro F1", "calibration error"],
+      [row("student", test), ...beside.map(([name, m]) => row(BASELINES[name] ?? name, m.test))]));
   }
   const per = Object.entries(test.per_class);
   byId("classes").append(make("h3", {}, "Classes"), table(

@@ -40,12 +40,21 @@ class DrawGoldTest(absltest.TestCase):
     np.testing.assert_array_equal(drawn, labelled & np.isin(dialogue, chosen))
 
   def test_few_long_dialogues_give_stretches_of_50(self):
-    dialogue = np.repeat(np.arange(4), 500)
-    drawn = sampling.draw_gold(np.ones(2000, bool), dialogue, 0.1, 0)
-    self.assertEqual(drawn.sum(), 200)
-    runs = drawn.reshape(-1, 50)  # 500 is ten stretches of 50
+    dialogue = np.repeat(np.arange(4), 1_500)
+    drawn = sampling.draw_gold(np.ones(6_000, bool), dialogue, 0.1, 0)
+    self.assertEqual(drawn.sum(), 600)
+    runs = drawn.reshape(-1, 50)  # 1,500 is thirty stretches of 50
     self.assertTrue((runs.all(axis=1) | ~runs.any(axis=1)).all())
     self.assertGreater(len(np.unique(dialogue[drawn])), 1)
+
+  def test_of_few_labels_a_hundredth_can_be_drawn(self):
+    for count, longest in ((2_000, 20), (800, 8), (400, 8)):
+      dialogue = np.repeat(np.arange(4), count // 4)
+      drawn = sampling.draw_gold(np.ones(count, bool), dialogue, 0.02, 0)
+      self.assertAlmostEqual(drawn.sum(), 0.02 * count, delta=longest / 2)
+      for part in np.split(drawn, 4):
+        runs = np.split(part, range(longest, len(part), longest))
+        self.assertTrue(all(run.all() or not run.any() for run in runs))
 
   def test_bad_fractions(self):
     labelled, dialogue = _many(20)
