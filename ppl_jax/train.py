@@ -128,11 +128,14 @@ def pretrain_phase(run: loop.Run, votes: plan.Plan) -> loop.Phase:
     arrays, heldout = _heldout(run)
     logits = run.logits(params, "train", heldout, "held-out votes")
     scores_MxC = arrays.scores_UxC[heldout]
-    scalars = _vote_scalars(run, logits, scores_MxC)
-    dialogue_M = arrays.dialogue_U[heldout]
-    return scalars | {
-      "losses": _losses_by_part(run, logits, scores_MxC, dialogue_M)
-    }
+    offsets, temperature = calibration.fit_offsets(logits, scores_MxC, run.task)
+    scalars = _vote_scalars(run, logits, scores_MxC, offsets, temperature)
+    loss_M = calibration.cross_entropy_each(
+      (logits + offsets) / temperature, scores_MxC, run.task
+    )
+    losses = _by_part(loss_M, arrays.dialogue_U[heldout])
+    share = scalars["vote_cross_entropy"] / max(losses.sum(), 1e-12)
+    return scalars | {"losses": (losses * share).tolist()}
 
   return loop.Phase(
     name="pretrain",
@@ -193,11 +196,10 @@ def _heldout(run: loop.Run) -> tuple[pipeline.SplitArrays, np.ndarray]:
   )
 
 
-def _vote_scalars(run, logits_MxC, scores_MxC) -> dict[str, float]:
-  """Scores logits against votes, with offsets and temperature fitted."""
-  offsets, temperature = calibration.fit_offsets(
-    logits_MxC, scores_MxC, run.task
-  )
+def _vote_scalars(
+  run, logits_MxC, scores_MxC, offsets, temperature
+) -> dict[str, float]:
+  """Scores logits against votes, with the offsets and temperature of a fit."""
   cross_entropy = calibration.vote_cross_entropy(
     logits_MxC, scores_MxC, offsets, temperature, run.task
   )
@@ -209,25 +211,10 @@ def _vote_scalars(run, logits_MxC, scores_MxC) -> dict[str, float]:
   return scalars
 
 
-def _losses_by_part(
-  run: loop.Run, logits_MxC, scores_MxC, dialogue_M
-) -> list[float]:
-  """Returns the share of the cross-entropy of votes of each part of them.
-
-  Parts are whole dialogues, dealt out; they add up to the cross-entropy.
-  """
-  offsets, temperature = calibration.fit_offsets(
-    logits_MxC, scores_MxC, run.task
-  )
-  loss_M = calibration.cross_entropy_each(
-    (logits_MxC + offsets) / temperature, scores_MxC, run.task
-  )
+def _by_part(loss_M: np.ndarray, dialogue_M: np.ndarray) -> np.ndarray:
+  """Adds losses up by parts, whole dialogues dealt out to them."""
   _, number_M = np.unique(dialogue_M, return_inverse=True)
-  losses = np.bincount(number_M % _PARTS, loss_M, minlength=_PARTS)
-  total = calibration.vote_cross_entropy(
-    logits_MxC, scores_MxC, offsets, temperature, run.task
-  )
-  return (losses * total / max(losses.sum(), 1e-12)).tolist()
+  return np.bincount(number_M % _PARTS, loss_M, minlength=_PARTS)
 
 
 def _fit_votes(run: loop.Run, params) -> tuple[np.ndarray, float]:
@@ -385,7 +372,8 @@ def _report(run: loop.Run, params) -> dict:
     arrays, heldout = _heldout(run)
     logits = run.logits(params, "train", heldout)
     scores_MxC = arrays.scores_UxC[heldout]
-    results["heldout_votes"] = _vote_scalars(run, logits, scores_MxC)
+    fit = calibration.fit_offsets(logits, scores_MxC, run.task)
+    results["heldout_votes"] = _vote_scalars(run, logits, scores_MxC, *fit)
     _name_unchosen(run, logits, scores_MxC)
   if inputs.dev_U.any():
     dev = np.flatnonzero(inputs.dev_U)
